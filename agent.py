@@ -1,0 +1,866 @@
+"""LangGraph: the graphs that run, their threads, and the translation of a run into events.
+
+`Agent` holds one graph and the threads that it remembers; `Turn` is one pass of it over a
+thread, told as `StreamEvent`s; `Translator` is the pure step between LangGraph's words and
+ours. Below them stand the built-in agent, its tools and the demo model. Nothing in here knows
+HTTP, bytes or event ids.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+from uuid import UUID, uuid4
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import (
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelError,
+    ModelPermissionDeniedError,
+    ModelRateLimitError,
+    ModelTimeoutError,
+)
+from langchain_core.language_models import BaseChatModel, BaseLanguageModel
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphBubbleUp, GraphRecursionError
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.pregel import Pregel
+from langgraph.types import Command
+from pydantic import SecretStr
+from pydantic_core import to_jsonable_python
+
+from demo import DemoModel, make_tools
+from events import StreamEvent
+
+INSIDE_TOOL = "inside_tool"
+"""The metadata key of a model call that a tool made: its text is not answer text."""
+
+ENDED_BY = "ended_by"
+"""The mark of a tool message that this module wrote, for a call that its run left open."""
+
+TOOL_FAILED = "The tool failed."
+SYSTEM = SystemMessage(
+    "You are a helpful assistant. Answer in the language of the question. Use a tool where it "
+    "knows better than you; call several at once where the question has several parts."
+)
+LEFT_OPEN = {
+    "interrupted": "The run waits for a person; the tool starts again when it goes on.",
+    "cancelled": "The run ended before the tool did.",
+    "error": "The model's arguments are not a JSON object, so the tool did not start.",
+}
+
+
+class AgentError(Exception):
+    """The setting ``AGENT`` names nothing that can run; the text says what is expected."""
+
+
+# ---------------------------------------------------------------------- agents, threads, turns
+
+
+class Agent:
+    """One graph, or any other Runnable, and the threads that it remembers.
+
+    A graph without a checkpointer is given one that keeps threads in memory. A Runnable that is
+    no graph is given ``{"messages": [...]}`` with the thread's history, which is kept for it.
+    ``name`` and ``model`` are what people are told of it.
+    """
+
+    def __init__(self, runnable: Runnable[Any, Any], name: str, model: str | None = None) -> None:
+        self.name = name
+        self.model = model
+        self.chain = None if isinstance(runnable, Pregel) else runnable
+        graph = runnable if isinstance(runnable, Pregel) else _history()
+        if not isinstance(graph.checkpointer, BaseCheckpointSaver):
+            graph = graph.copy({"checkpointer": InMemorySaver()})
+        self.graph: Pregel[Any, Any, Any, Any] = graph
+        self.failed: dict[str, set[str]] = {}
+
+    def turn(
+        self, thread_id: str, message: str | None = None, answers: dict[str, Any] | None = None
+    ) -> Turn:
+        """Return one pass over the thread: with the user's message, or with ``answers`` to its
+        pending interrupts by id (empty where it waits at a static breakpoint)."""
+        return Turn(self, thread_id, message, answers)
+
+    async def waiting(self, thread_id: str) -> list[str] | None:
+        """Return the ids of the thread's pending interrupts, None where it waits for nobody.
+
+        At a static breakpoint it waits without an interrupt: the list is empty.
+        """
+        state = await self.graph.aget_state(_config(thread_id))
+        # Subgraphs repeat their interrupts, hence the dict.
+        return list(dict.fromkeys(i.id for i in state.interrupts)) if state.next else None
+
+    async def messages(self, thread_id: str) -> list[dict[str, Any]] | None:
+        """Return the conversation so far as plain objects, None for a thread unheard of."""
+        state = await self.graph.aget_state(_config(thread_id))
+        if not state.values:
+            return None
+        tools = {c["id"]: c["name"] for m in _history_of(state.values) for c in _calls(m)}
+        failed = self.failed.get(thread_id, set())
+        told = (_tell(m, tools, failed) for m in _history_of(state.values))
+        return [message for message in told if message]
+
+    async def forget(self, thread_id: str) -> None:
+        """Forget the thread, its checkpoints included."""
+        self.failed.pop(thread_id, None)
+        if isinstance(self.graph.checkpointer, BaseCheckpointSaver):
+            await self.graph.checkpointer.adelete_thread(thread_id)
+
+    async def settle(self, thread_id: str, turn: Turn | None = None) -> None:
+        """Leave the thread so that its next turn works and knows what its user saw.
+
+        A tool call without its result is closed, since every provider refuses a history that has
+        one; text of ``turn`` that the graph did not get to keep is added; what the graph would
+        have done next is dropped.
+        """
+        config, graph = _config(thread_id), self.graph
+        if (await graph.aget_state(config)).next:
+            # Ends the pending step, and keeps the writes of those of its tasks that had finished.
+            await graph.aupdate_state(config, None, as_node=END)
+        history = _history_of((await graph.aget_state(config)).values)
+        repairs = _close_calls(history, turn.translator.outputs if turn else {})
+        known = {message.id for message in history}
+        for message_id, text in turn.translator.texts.items() if turn else ():
+            if text and message_id not in known:
+                repairs.append(AIMessage("".join(text), id=message_id))
+        if repairs:
+            await graph.aupdate_state(config, {"messages": repairs}, as_node=START)
+            await graph.aupdate_state(config, None, as_node=END)
+
+
+class Turn:
+    """One pass of the graph over a thread, as events, and how it is closed when it is stopped."""
+
+    def __init__(
+        self, agent: Agent, thread_id: str, message: str | None, answers: dict[str, Any] | None
+    ) -> None:
+        # Calls whose tool raised: the graph may have put the exception's text into its message.
+        self.translator = Translator(agent.failed.setdefault(thread_id, set()))
+        self._agent = agent
+        self._thread_id = thread_id
+        self._message = message
+        self._answers = answers
+
+    async def stream(self) -> AsyncGenerator[StreamEvent, None]:
+        """Yield the events of the graph's run as they happen, to its end or its next interrupt.
+
+        Raises whatever the graph raises; `describe` says what to tell of that. Closing the
+        generator, or cancelling the task that iterates it, stops the graph and its model call.
+        """
+        agent, translator = self._agent, self.translator
+        config = _config(self._thread_id)
+        config["callbacks"] = [_ToolScope()]
+        graph_input: Any = None
+        if self._message is not None:
+            yield StreamEvent("thinking", content=_thinking(self._message))
+            await agent.settle(self._thread_id)
+            graph_input = {"messages": [HumanMessage(self._message, id=str(uuid4()))]}
+        else:
+            yield StreamEvent("thinking", content=_thinking(""))
+            if self._answers:
+                graph_input = Command(resume=self._answers)
+        if agent.chain is not None:
+            await agent.graph.aupdate_state(config, graph_input, as_node=START)
+            await agent.graph.aupdate_state(config, None, as_node=END)
+        before = _history_of((await agent.graph.aget_state(config)).values)
+        translator.carry(before)
+        if agent.chain is not None:
+            source = translate_events(agent.chain, {"messages": before}, config, translator)
+        else:
+            source = translate_parts(agent.graph, graph_input, config, translator)
+        async with aclosing(source):
+            async for event in source:
+                yield event
+        if agent.chain is not None:
+            await agent.settle(self._thread_id, self)
+        after = _history_of((await agent.graph.aget_state(config)).values)
+        for event in translator.finish(after):
+            yield event
+
+    def close(self, reason: str) -> Iterator[StreamEvent]:
+        """Yield the results of the tool calls that the run leaves open, whatever ended it."""
+        return self.translator.close(reason)
+
+    async def settle(self) -> None:
+        """Leave the thread ready for its next turn, after a stop or a failure."""
+        await self._agent.settle(self._thread_id, self)
+
+
+def _config(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def is_japanese(text: str) -> bool:
+    """Whether the text has kana or kanji."""
+    return re.search("[ぁ-ヿ㐀-鿿々]", text) is not None
+
+
+def _thinking(message: str) -> str:
+    return "考え中…" if is_japanese(message) else "Thinking…"
+
+
+def _history() -> Pregel[Any, Any, Any, Any]:
+    """Return a graph that only remembers messages, for a Runnable that has no state."""
+    graph = StateGraph(MessagesState)
+    graph.add_node("remember", lambda state: {})
+    graph.add_edge(START, "remember")
+    return graph.compile()
+
+
+def _history_of(values: Any) -> list[AnyMessage]:
+    messages = values.get("messages", []) if isinstance(values, Mapping) else values.messages
+    return cast(list[AnyMessage], convert_to_messages(messages))
+
+
+def _calls(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
+    """The tool calls of a message, those with broken arguments too: providers count them."""
+    if not isinstance(message, AIMessage):
+        return ()
+    return [*message.tool_calls, *message.invalid_tool_calls]
+
+
+def _close_calls(
+    history: Sequence[AnyMessage], outputs: Mapping[str, ToolMessage]
+) -> list[AnyMessage]:
+    """Return the messages that give every tool call of the history its result.
+
+    A result follows its call. Where other messages came between, the call is taken out instead,
+    by a message of the same id, which replaces the first.
+    """
+    answered = {m.tool_call_id for m in history if isinstance(m, ToolMessage)}
+    repairs: list[AnyMessage] = []
+    for position, message in enumerate(history):
+        unanswered = [call for call in _calls(message) if call["id"] not in answered]
+        if not unanswered:
+            continue
+        if all(isinstance(later, ToolMessage) for later in history[position + 1 :]):
+            repairs += [outputs.get(call["id"]) or _cancelled(call) for call in unanswered]
+        elif isinstance(message, AIMessage):
+            kept = [call for call in message.tool_calls if call["id"] in answered]
+            content = message.content or ("" if kept else "…")
+            repairs.append(AIMessage(content, id=message.id, tool_calls=kept))
+    return repairs
+
+
+def _cancelled(call: Mapping[str, Any]) -> ToolMessage:
+    status = "error" if call["type"] == "invalid_tool_call" else "cancelled"
+    return ToolMessage(
+        LEFT_OPEN[status],
+        name=call["name"],
+        tool_call_id=call["id"],
+        status="error",
+        additional_kwargs={ENDED_BY: status},
+    )
+
+
+def _tell(message: AnyMessage, tools: Mapping[str, str], failed: set[str]) -> dict[str, Any] | None:
+    """Return a message as a thread's document has it, None for one that is not shown."""
+    match message:
+        case HumanMessage():
+            return {"role": "user", "content": str(message.text)}
+        case AIMessage():
+            told: dict[str, Any] = {"role": "assistant", "content": str(message.text)}
+            if calls := _calls(message):
+                told["tool_calls"] = [
+                    {"tool_call_id": c["id"], "tool": c["name"], "input": _input(c["args"])}
+                    for c in calls
+                ]
+            return told
+        case ToolMessage():
+            call_id = message.tool_call_id
+            event = _result(tools.get(call_id) or message.name or "", call_id, message)
+            if call_id in failed and event.status == "error":
+                event.message = TOOL_FAILED
+            return {"role": "tool", **{k: v for k, v in event.to_dict().items() if k != "type"}}
+    return None
+
+
+# --------------------------------------------------------------------------------- translation
+
+
+@dataclass
+class _Call:
+    """A tool call that an AI message asks for; its arguments may still be arriving."""
+
+    tool: str
+    args: Any = None
+    fragments: list[str] = field(default_factory=list)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        return _input("".join(self.fragments) if self.args is None else self.args)
+
+    @property
+    def broken(self) -> bool:
+        return self.input.keys() == {"arguments"} and self.args is None
+
+
+class Translator:
+    """Turns what LangGraph says of one run into events: a part in, events out.
+
+    It remembers what the contract needs told later: the deltas of each message, the tool calls
+    asked for and those open, interrupts and usage. So every ``tool_call`` is closed exactly once
+    and ``final_answer`` equals its deltas, whatever the graph does.
+    """
+
+    def __init__(self, failed: set[str]) -> None:
+        self.failed = failed
+        """The ids of the calls whose tool raised."""
+        self.texts: dict[str, list[str]] = {}
+        """The deltas of each message outside tools by message id, in the order they began."""
+        self.outputs: dict[str, ToolMessage] = {}
+        """What finished tools returned, by tool call id."""
+        self.usage: dict[str, int] = {}
+        self.answering = False
+        """Whether a model's message has begun and not ended."""
+        self.interrupted = False
+        self._interrupts: dict[str, Any] = {}
+        self._asked: dict[str, _Call] = {}
+        self._carried: dict[str, _Call] = {}
+        self._streaming: dict[tuple[str | None, Any], tuple[str, _Call]] = {}
+        self._open: dict[str, str] = {}
+        self._known: set[str | None] = set()
+
+    def translate(self, part: Any) -> Iterator[StreamEvent]:
+        """Yield the events of one part of ``astream(version="v2")``.
+
+        Source: LangGraph, "Streaming", stream modes messages, tools, updates and custom.
+        """
+        match part:
+            case {"type": "messages", "data": (AIMessage() as message, metadata)}:
+                yield from self.message(message, inside_tool=INSIDE_TOOL in metadata)
+            case {"type": "messages", "data": (ToolMessage() as message, _)}:
+                yield from self.tool_message(message)
+            case {"type": "tools", "data": {"event": "tool-started"} as call}:
+                yield from self.tool_started(
+                    call["tool_call_id"], call["tool_name"], call.get("input")
+                )
+            case {"type": "tools", "data": {"event": "tool-output-delta"} as call}:
+                if tool := self._open.get(call["tool_call_id"]):
+                    yield StreamEvent(
+                        "tool_progress",
+                        tool=tool,
+                        tool_call_id=call["tool_call_id"],
+                        content=_text(call["delta"]),
+                    )
+            case {"type": "tools", "data": {"event": "tool-finished"} as call}:
+                yield from self.tool_finished(call["tool_call_id"], call["output"])
+            case {"type": "tools", "data": {"event": "tool-error", "tool_call_id": call_id}}:
+                yield from self.tool_failed(call_id)
+            case {"type": "updates", "data": {"__interrupt__": interrupts}}:
+                self.interrupt(interrupts)
+            case {"type": "custom", "data": note}:
+                yield StreamEvent("thinking", content=_text(note))
+
+    def message(self, message: AIMessage, inside_tool: bool) -> Iterator[StreamEvent]:
+        """Yield the deltas of a model's message, or of a chunk of one, and note what it asks for."""
+        if message.usage_metadata:
+            for key in ("input_tokens", "output_tokens", "total_tokens"):
+                self.usage[key] = self.usage.get(key, 0) + message.usage_metadata[key]
+        if isinstance(message, AIMessageChunk):
+            self.answering = message.chunk_position != "last"
+            for fragment in message.tool_call_chunks:
+                self._collect(message.id, fragment)
+        else:
+            self.answering = False
+            for call in _calls(message):
+                args = call["args"]
+                self._asked[call["id"]] = (
+                    _Call(call["name"], fragments=[args])
+                    if isinstance(args, str)
+                    else _Call(call["name"], args)
+                )
+        if inside_tool or message.id is None:
+            return
+        deltas = self.texts.setdefault(message.id, [])
+        for type_, content in _pieces(message):
+            if type_ == "text_delta":
+                deltas.append(content)
+            yield StreamEvent(type_, content=content, message_id=message.id)
+
+    def tool_started(self, call_id: str, tool: str, given: Any) -> Iterator[StreamEvent]:
+        """Yield the ``tool_call``; where the model's own arguments are broken, they are shown."""
+        call = self._asked.pop(call_id, None) or self._carried.get(call_id)
+        yield from self._opened(
+            call_id, tool, call.input if call and call.broken else _input(given)
+        )
+
+    def tool_finished(self, call_id: str, output: Any) -> Iterator[StreamEvent]:
+        """Yield the ``tool_result`` of an open call from what its tool returned."""
+        message = _tool_message(call_id, output)
+        if isinstance(message, ToolMessage):
+            self.outputs[call_id] = message
+        if tool := self._open.pop(call_id, None):
+            yield _result(tool, call_id, output if message is None else message)
+
+    def tool_failed(self, call_id: str) -> Iterator[StreamEvent]:
+        """Yield the ``tool_result`` of a call whose tool raised, without the exception's text."""
+        self.failed.add(call_id)
+        if tool := self._open.pop(call_id, None):
+            yield StreamEvent(
+                "tool_result", tool=tool, tool_call_id=call_id, status="error", message=TOOL_FAILED
+            )
+
+    def tool_message(self, message: ToolMessage) -> Iterator[StreamEvent]:
+        """Yield call and result for a tool message whose tool never started, else nothing.
+
+        So it is where the tool does not exist, or where somebody answered in its place.
+        """
+        call_id = message.tool_call_id
+        call = self._asked.pop(call_id, None) or self._carried.get(call_id)
+        if call and call_id not in self._open and call_id not in self.outputs.keys() | self.failed:
+            yield from self._opened(call_id, call.tool, call.input)
+            yield from self.tool_finished(call_id, message)
+
+    def node_messages(self, output: Any, inside_tool: bool) -> Iterator[StreamEvent]:
+        """Yield the events of the messages that a node returned, save those already told."""
+        update = output.update if isinstance(output, Command) else output
+        messages = update.get("messages", []) if isinstance(update, Mapping) else update
+        for message in messages if isinstance(messages, Sequence) else [messages]:
+            if isinstance(message, ToolMessage):
+                yield from self.tool_message(message)
+            elif isinstance(message, AIMessage):
+                message.id = message.id or str(uuid4())
+                if message.id not in self.texts.keys() | self._known:
+                    yield from self.message(message, inside_tool)
+
+    def output(self, output: Any) -> Iterator[StreamEvent]:
+        """Yield the answer of a Runnable that has no chat model to stream it."""
+        if not isinstance(output, str):
+            yield from self.node_messages(output, inside_tool=False)
+        elif output and not self.texts:
+            yield from self.message(AIMessage(output, id=str(uuid4())), inside_tool=False)
+
+    def interrupt(self, interrupts: Sequence[Any]) -> None:
+        """Note what the graph waits for; a static breakpoint waits with no interrupt."""
+        self.interrupted = True
+        # A subgraph repeats its interrupts for each namespace; the id tells them apart.
+        self._interrupts.update((i.id, _jsonable(i.value)) for i in interrupts)
+
+    def carry(self, history: Sequence[AnyMessage]) -> None:
+        """Learn the calls that an earlier run asked for, since a resumed graph starts them."""
+        self._known = {message.id for message in history}
+        answered = {m.tool_call_id for m in history if isinstance(m, ToolMessage)}
+        for message in reversed(history):
+            if isinstance(message, HumanMessage):
+                break
+            for call in _calls(message):
+                if call["id"] not in answered:
+                    self._carried[call["id"]] = _Call(call["name"], call["args"])
+
+    def finish(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
+        """Yield what only the end tells: interrupts, messages that the history alone has, the
+        answer."""
+        if self.interrupted:
+            if self._interrupts:
+                pending = [{"id": id_, "value": v} for id_, v in self._interrupts.items()]
+                yield StreamEvent("interrupt", interrupts=pending)
+            return
+        # A node that returns plain dicts makes messages that LangGraph does not stream.
+        late = [message for message in history if message.id not in self._known]
+        yield from self.node_messages(late, inside_tool=False)
+        if self.texts:
+            message_id, deltas = next(reversed(self.texts.items()))
+            if deltas:
+                yield StreamEvent("final_answer", content="".join(deltas), message_id=message_id)
+
+    def close(self, reason: str) -> Iterator[StreamEvent]:
+        """Yield what closes every tool call: those open, and those asked for and never started."""
+        status = "interrupted" if reason == "interrupted" else "cancelled"
+        for call_id, call in () if self.answering else [*self._asked.items()]:
+            yield from self._opened(call_id, call.tool, call.input)
+            yield from self._closed(call_id, "error" if call.broken else status)
+        for call_id in [*self._open]:
+            yield from self._closed(call_id, status)
+
+    def _collect(self, message_id: str | None, fragment: Mapping[str, Any]) -> None:
+        # Only a call's first fragment has its id and name; the index tells which one goes on.
+        key = message_id, fragment["index"]
+        call_id, call = self._streaming.get(key, (None, None))
+        if call is None or (fragment["id"] and fragment["id"] != call_id):
+            call_id, call = fragment["id"] or str(uuid4()), _Call(fragment["name"] or "")
+            self._streaming[key] = call_id, call
+            self._asked[call_id] = call
+        call.fragments.append(fragment["args"] or "")
+
+    def _opened(self, call_id: str, tool: str, given: dict[str, Any]) -> Iterator[StreamEvent]:
+        if call_id in self._open:
+            yield from self._closed(call_id, "cancelled")
+        self._open[call_id] = tool
+        self.outputs.pop(call_id, None)
+        self.failed.discard(call_id)
+        yield StreamEvent("tool_call", tool=tool, tool_call_id=call_id, input=given)
+
+    def _closed(self, call_id: str, status: str) -> Iterator[StreamEvent]:
+        yield StreamEvent(
+            "tool_result",
+            tool=self._open.pop(call_id),
+            tool_call_id=call_id,
+            status=status,
+            message=LEFT_OPEN[status],
+        )
+
+
+async def translate_parts(
+    graph: Pregel[Any, Any, Any, Any], graph_input: Any, config: RunnableConfig, to: Translator
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yield a graph's events from its typed stream parts."""
+    parts: Any = graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
+        graph_input,
+        config,
+        stream_mode=["messages", "tools", "updates", "custom"],
+        subgraphs=True,
+        version="v2",
+    )
+    async with aclosing(parts):
+        async for part in parts:
+            for event in to.translate(part):
+                yield event
+
+
+async def translate_events(
+    runnable: Runnable[Any, Any], given: Any, config: RunnableConfig, to: Translator
+) -> AsyncGenerator[StreamEvent, None]:
+    """Yield a Runnable's events from ``astream_events`` version 2, which every Runnable has.
+
+    It knows less than a graph's parts do: no ``tool_progress``, and of a graph's own notes only
+    those sent by ``adispatch_custom_event``.
+
+    Source: LangChain reference, ``Runnable.astream_events``.
+    """
+    scope = next(c for c in config["callbacks"] or [] if isinstance(c, _ToolScope))  # type: ignore[union-attr]
+    streamed: set[str] = set()
+    events: Any = runnable.astream_events(given, config, version="v2")
+    async with aclosing(events):
+        async for event in events:
+            run_id, data = event["run_id"], event["data"]
+            inside_tool = run_id in scope.inside
+            told: Iterator[StreamEvent] = iter(())
+            match event["event"]:
+                case "on_chat_model_stream":
+                    streamed.add(run_id)
+                    told = to.message(data["chunk"], inside_tool)
+                case "on_chat_model_end" if run_id not in streamed:
+                    told = to.message(data["output"], inside_tool)
+                case "on_tool_start":
+                    call_id = scope.call_ids.get(run_id, run_id)
+                    told = to.tool_started(call_id, event["name"], data.get("input"))
+                case "on_tool_end":
+                    call_id = scope.call_ids.pop(run_id, run_id)
+                    told = to.tool_finished(call_id, data["output"])
+                case "on_tool_error" if not isinstance(data["error"], GraphBubbleUp):
+                    told = to.tool_failed(scope.call_ids.pop(run_id, run_id))
+                case "on_custom_event":
+                    told = iter([StreamEvent("thinking", content=_text(data))])
+                case "on_chain_stream" if not event["parent_ids"]:
+                    if isinstance(data["chunk"], Mapping) and "__interrupt__" in data["chunk"]:
+                        to.interrupt(data["chunk"]["__interrupt__"])
+                case "on_chain_end" if event["name"] == event["metadata"].get("langgraph_node"):
+                    told = to.node_messages(data["output"], inside_tool)
+                case "on_chain_end" if not event["parent_ids"]:
+                    told = to.output(data["output"])
+            for told_event in told:
+                yield told_event
+
+
+_inside_tool: ContextVar[bool] = ContextVar("inside_tool", default=False)
+
+
+class _ToolScope(BaseCallbackHandler):
+    """Marks the model calls that tools make, and knows each tool run's call id.
+
+    LangGraph sends a message chunk of a model inside a tool like any other, and a tool may hand
+    the model the config of its node; only the context that the tool runs in tells.
+    """
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self.inside: set[str] = set()
+        self.call_ids: dict[str, str] = {}
+        self._tokens: dict[UUID, Token[bool]] = {}
+
+    def on_tool_start(
+        self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        self._tokens[run_id] = _inside_tool.set(True)
+        if call_id := kwargs.get("tool_call_id"):
+            self.call_ids[str(run_id)] = call_id
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        # A tool that ends in another context than it started in leaves nothing to undo.
+        with suppress(KeyError, ValueError):
+            _inside_tool.reset(self._tokens.pop(run_id))
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self.on_tool_end(None, run_id=run_id)
+
+    def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        if _inside_tool.get():
+            self.inside.add(str(run_id))
+
+    def on_chat_model_start(
+        self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        if _inside_tool.get():
+            self.inside.add(str(run_id))
+            if kwargs.get("metadata") is not None:
+                kwargs["metadata"][INSIDE_TOOL] = True
+
+
+def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
+    """Yield what a message or chunk shows, as pairs of event type and text.
+
+    Content is a string, or blocks that differ by provider; reasoning is a block or, from
+    OpenAI-compatible servers, an extra field.
+    """
+    reasoning = message.additional_kwargs.get("reasoning_content")
+    if reasoning and isinstance(reasoning, str):
+        yield "reasoning_delta", reasoning
+    if isinstance(message.content, str):
+        if message.content:
+            yield "text_delta", message.content
+        return
+    for block in message.content:
+        match block:
+            case str(text) | {"type": "text", "text": str(text)} if text:
+                yield "text_delta", text
+            case (
+                {"type": "reasoning", "reasoning": str(text)}
+                | {"type": "thinking", "thinking": str(text)}
+                | {"type": "reasoning_content", "reasoning_content": {"text": str(text)}}
+            ) if text:
+                yield "reasoning_delta", text
+            case {"type": "reasoning", "summary": [*summary]}:
+                for piece in summary:
+                    if text := piece.get("text"):
+                        yield "reasoning_delta", text
+
+
+def _tool_message(call_id: str, output: Any) -> ToolMessage | None:
+    """Find the tool message in what a tool returned: itself, or in a Command's update."""
+    if isinstance(output, ToolMessage):
+        return output
+    if isinstance(output, Command) and isinstance(output.update, Mapping):
+        output = output.update.get("messages", [])
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        for item in output:
+            if isinstance(item, Command):
+                item = _tool_message(call_id, item)
+            if isinstance(item, ToolMessage) and item.tool_call_id == call_id:
+                return item
+    return None
+
+
+def _result(tool: str, call_id: str, output: Any) -> StreamEvent:
+    """Return the ``tool_result`` for a tool's output: an object as itself, else as its text."""
+    event = StreamEvent("tool_result", tool=tool, tool_call_id=call_id, status="ok")
+    if isinstance(output, ToolMessage):
+        if output.status == "error":
+            event.status = output.additional_kwargs.get(ENDED_BY, "error")
+            event.message = str(output.text)
+            return event
+        output = str(output.text) if isinstance(output.content, str) else output.content
+    try:
+        parsed = json.loads(output) if isinstance(output, str) else output
+    except ValueError:
+        parsed = output
+    shown = _jsonable(parsed) if isinstance(parsed, dict) else None
+    event.result = shown if isinstance(shown, dict) else {"content": _text(output)}
+    return event
+
+
+def _input(given: Any) -> dict[str, Any]:
+    """Return a call's arguments as an object; ``{"arguments": raw}`` where they are none."""
+    if given is None or given == "":
+        return {}
+    try:
+        shown = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        shown = None
+    shown = _jsonable(shown)
+    return shown if isinstance(shown, dict) else {"arguments": _text(given)}
+
+
+def _text(value: Any) -> str:
+    """Return text as itself and anything else as its JSON."""
+    return value if isinstance(value, str) else json.dumps(_jsonable(value), ensure_ascii=False)
+
+
+def _jsonable(value: Any) -> Any:
+    """Return the value as JSON can carry it: models and dates as their fields, NaN as its name."""
+    try:
+        return json.loads(json.dumps(value, default=_plain), parse_constant=str)
+    except (TypeError, ValueError, RecursionError):  # odd keys, a circle
+        return str(value)
+
+
+def _plain(value: Any) -> Any:
+    return to_jsonable_python(value, fallback=str, bytes_mode="base64")
+
+
+def describe(error: BaseException, answering: bool) -> StreamEvent:
+    """Return the ``error`` event for what a run raised, without its ``ref``.
+
+    Providers are told apart by langchain-core's model exceptions or, where an integration does
+    not raise them, by the HTTP status that its exception carries. ``answering`` is whether a
+    model's message had begun: then a lost connection is a failure of the model. Nothing of the
+    exception's text is in the event, since providers put keys and addresses there.
+    """
+    code, message, retryable = "agent_error", "The agent failed.", False
+    status = getattr(error, "status_code", None)
+    match error:
+        case ModelAuthenticationError() | ModelPermissionDeniedError():
+            status = 401
+        case ModelRateLimitError():
+            status = 429
+        case ModelAPIError():
+            status = 500
+        case ModelConnectionError() | ModelTimeoutError() if not answering:
+            code, retryable = "model_unreachable", True
+            message = "The model cannot be reached."
+        case ModelError():
+            code, message = "model_error", "The model's answer broke off."
+        case GraphRecursionError():
+            message = "The agent took more steps than it may."
+        case _ if _is_openai_error(error):
+            code, message = "model_error", "The model's provider reported a failure."
+    match status:
+        case 401 | 403:
+            code, message = "model_auth", "The model's provider rejected the key."
+        case 429:
+            code, retryable = "model_rate_limit", True
+            message = "The model's provider asks to slow down. Try again in a moment."
+        case int() if status >= 500:
+            code, retryable = "model_error", True
+            message = "The model's provider failed. Try again in a moment."
+        case int() if status >= 400:
+            code, message = "model_error", "The model's provider refused the request."
+    return StreamEvent("error", code=code, message=message, retryable=retryable)
+
+
+def _is_openai_error(error: BaseException) -> bool:
+    # An error inside a stream comes as the package's bare base class. Not imported for the test.
+    openai = sys.modules.get("openai")
+    return openai is not None and isinstance(error, openai.APIError)
+
+
+# ---------------------------------------------------------------------------------- what runs
+
+
+def load_agent(spec: str) -> Agent:
+    """Return the agent that ``module:attribute`` names, from the working directory or a package.
+
+    The attribute is a compiled graph with ``messages`` in its state, any other Runnable, or a
+    function of no arguments that returns one. Raises AgentError with one line for a person.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise AgentError("it has the form module:attribute")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = attrgetter(attribute)(importlib.import_module(module_name))
+        if callable(found) and not isinstance(found, (Runnable, StateGraph)):
+            found = found()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise AgentError(f"loading it raised {type(error).__name__}: {reason}") from error
+    if isinstance(found, StateGraph):
+        raise AgentError("the graph is not compiled; call its compile() method")
+    if isinstance(found, BaseLanguageModel):
+        found = RunnableLambda(lambda given: given["messages"]) | found
+    if not isinstance(found, Runnable):
+        raise AgentError(f"it is a {type(found).__name__}, not a graph or another Runnable")
+    if isinstance(found, Pregel) and "messages" not in _input_fields(found):
+        raise AgentError("the graph's input has no 'messages', a list of chat messages")
+    return Agent(found, name=spec)
+
+
+def _input_fields(graph: Pregel[Any, Any, Any, Any]) -> set[str]:
+    builder = getattr(graph, "builder", None)
+    if isinstance(builder, StateGraph):
+        return set(get_type_hints(builder.input_schema)) & set(graph.channels)
+    return set()
+
+
+def built_in(
+    *, docs: Path, tokens_per_s: float, api_key: str = "", base_url: str = "", model: str = ""
+) -> Agent:
+    """Return the built-in agent: a model that calls tools in a loop.
+
+    With a key or an address the model is ``ChatOpenAI``; without either the demo model, which
+    streams at ``tokens_per_s`` (0: as fast as it goes). ``docs`` is what `search_docs` searches.
+    """
+    tools = make_tools(docs)
+    chat: BaseChatModel = DemoModel(tokens_per_s=tokens_per_s)
+    if api_key or base_url:
+        chat = _openai_model(api_key, base_url, model)
+    bound = chat.bind_tools(tools)
+
+    async def answer(state: MessagesState) -> dict[str, list[BaseMessage]]:
+        return {"messages": [await bound.ainvoke([SYSTEM, *state["messages"]])]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("model", answer)
+    graph.add_node("tools", ToolNode(tools))
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", tools_condition)
+    graph.add_edge("tools", "model")
+    name = "demo" if isinstance(chat, DemoModel) else model
+    return Agent(graph.compile(), name="built-in", model=name)
+
+
+def _openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
+    # Importing it takes longer than all else together, and the demo does without.
+    from langchain_openai import ChatOpenAI
+
+    class ChatModel(ChatOpenAI):
+        """ChatOpenAI that keeps the reasoning which OpenAI-compatible servers send."""
+
+        def _convert_chunk_to_generation_chunk(
+            self, chunk: dict[str, Any], *args: Any, **kwargs: Any
+        ) -> ChatGenerationChunk | None:
+            converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
+            if converted and chunk.get("choices"):
+                delta = chunk["choices"][0].get("delta") or {}
+                if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+                    converted.message.additional_kwargs["reasoning_content"] = reasoning
+            return converted
+
+    return ChatModel(
+        model=model,
+        # A server of one's own wants no key, but the client does.
+        api_key=SecretStr(api_key or "none"),
+        base_url=base_url or None,
+        stream_usage=True,
+        # The run's own time-out ends a model that stalls.
+        stream_chunk_timeout=None,
+    )

@@ -1,0 +1,1060 @@
+"""HTTP: settings, runs and their readers, routes, access, shutdown.
+
+A run belongs to no connection. It appends its events to a log; a response is a cursor on that
+log, and any number of them may follow, leave and come back. What a run means, messages, chunks
+and graph state, is the business of `agent`; the bytes of a frame are that of `events`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import signal
+import sys
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.http import StreamWriter
+from aiohttp.web_exceptions import HTTPException
+
+from agent import Agent, AgentError, Turn, built_in, describe, load_agent
+from events import EventLog, StreamEvent, encode_comment, encode_retry
+
+VERSION = "0.1.0"
+HERE = Path(__file__).resolve().parent
+
+MESSAGE_CHARS = 32_000
+WRITE_BYTES = 65_536
+"""How many bytes a reader is handed at once; a reader that stalls holds no more than that."""
+
+CLOSING_BYTES = 4096
+"""How far a run's closing events may go beyond its limit."""
+
+STOP_S = 2.0
+"""How long a stopped graph may take to let go before its run ends without it."""
+
+UNREAD_GRACE_S = 5.0
+"""How long a run that nobody has read yet waits for its first reader, at least."""
+
+HEARTBEAT = encode_comment("heartbeat")
+
+logger = logging.getLogger("chat")
+
+
+# ----------------------------------------------------------------------------------- settings
+
+
+class SettingError(ValueError):
+    """A setting has a value that it cannot have; the text is one line for a person."""
+
+
+def _number(text: str) -> float:
+    value = float(text) if text.isascii() else math.nan
+    if not value >= 0:
+        raise ValueError
+    return int(value) if value.is_integer() else value
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := _number(text)):
+        raise ValueError
+    return value
+
+
+def _positive(text: str) -> float:
+    if not (value := _finite(text)) > 0:
+        raise ValueError
+    return value
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise ValueError
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (value := _whole(text)):
+        raise ValueError
+    return value
+
+
+def _port(text: str) -> int:
+    if (value := _whole(text)) > 65535:
+        raise ValueError
+    return value
+
+
+def _token(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError
+    return text
+
+
+def _url(text: str) -> str:
+    if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname:
+        raise ValueError
+    return text
+
+
+def _origins(text: str) -> frozenset[str]:
+    origins = [part.strip().lower() for part in text.split(",") if part.strip()]
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+            raise ValueError
+    return frozenset(origins)
+
+
+def _documents(text: str) -> str:
+    if not Path(text).exists():
+        raise ValueError
+    return text
+
+
+def _level(text: str) -> str:
+    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ValueError
+    return text.upper()
+
+
+def _setting(default: Any, parse: Callable[[str], Any], wants: str, about: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "wants": wants, "about": about})
+
+
+SECONDS = "a number of seconds, 0 or more"
+ABOVE_0 = "a number of seconds above 0"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment sets, each variable named as its field in capitals."""
+
+    host: str = _setting("127.0.0.1", str, "an address", "address to listen on")
+    port: int = _setting(8000, _port, "a whole number from 0 to 65535", "port; 0: any free one")
+    agent: str = _setting("", str, "module:attribute", "your own graph; empty: the built-in agent")
+    openai_api_key: str = _setting("", _token, "visible ASCII characters", "key of the model")
+    openai_base_url: str = _setting("", _url, "an http or https URL", "OpenAI-compatible server")
+    openai_model: str = _setting("gpt-5-mini", str, "a name", "model to ask for there")
+    docs_dir: str = _setting(
+        "", _documents, "a folder or file that exists", "what search_docs searches; empty: README"
+    )
+    demo_tokens_per_s: float = _setting(
+        50, _finite, "a number, 0 or more", "pace of the demo model; 0: no pause"
+    )
+    cors_origins: frozenset[str] = _setting(
+        frozenset({"http://localhost:3000"}),
+        _origins,
+        "origins such as https://example.com, separated by commas, or *",
+        "other origins that may call",
+    )
+    api_token: str = _setting("", _token, "visible ASCII characters", "bearer token for /api/")
+    heartbeat_s: float = _setting(15, _positive, ABOVE_0, "silence before a heartbeat")
+    run_timeout_s: float = _setting(120, _positive, ABOVE_0, "the longest a run may take")
+    send_timeout_s: float = _setting(
+        30, _positive, ABOVE_0, "how long a reader may take no byte before it is dropped"
+    )
+    disconnect_grace_s: float = _setting(
+        10, _number, SECONDS + ", or inf", "how long a run goes on without a reader"
+    )
+    shutdown_grace_s: float = _setting(5, _finite, SECONDS, "what running runs get at shutdown")
+    run_ttl_s: float = _setting(120, _finite, SECONDS, "how long an ended run is kept")
+    max_runs: int = _setting(100, _count, "a whole number above 0", "running runs")
+    max_run_bytes: int = _setting(4194304, _count, "a whole number above 0", "bytes of one run")
+    max_body_bytes: int = _setting(262144, _count, "a whole number above 0", "bytes of a request")
+    max_threads: int = _setting(1000, _count, "a whole number above 0", "remembered threads")
+    log_level: str = _setting(
+        "INFO", _level, "DEBUG, INFO, WARNING, ERROR or CRITICAL", "how much is logged"
+    )
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Return the settings that the environment gives; an empty value counts as unset.
+
+    Raises SettingError with one line that names the variable, what it wants and what it got.
+    """
+    values = {}
+    for setting in fields(Settings):
+        name, parse = setting.name.upper(), setting.metadata["parse"]
+        if text := environ.get(name, ""):
+            try:
+                values[setting.name] = parse(text)
+            except ValueError:
+                got = "something else" if name.endswith(("_KEY", "_TOKEN")) else repr(text)
+                raise SettingError(f"{name} wants {setting.metadata['wants']}, got {got}") from None
+    return Settings(**values)
+
+
+# ---------------------------------------------------------------------------------------- runs
+
+
+class Run:
+    """One pass of the graph over a thread: it fills a log, whoever reads it or not."""
+
+    def __init__(self, turn: Turn, thread_id: str, settings: Settings) -> None:
+        self.id = secrets.token_hex(12)
+        self.thread_id = thread_id
+        self.log = EventLog()
+        self.status = "running"
+        self.answer: str | None = None
+        self._turn = turn
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._first_token: float | None = None
+        self._tools: dict[str, float] = {}
+        self._stop: asyncio.Future[str] = self._loop.create_future()
+        self._full = False
+        self._readers = 0
+        self._grace: asyncio.TimerHandle | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status != "running"
+
+    def document(self) -> dict[str, Any]:
+        """Return the run's state as its JSON document."""
+        return {
+            "run_id": self.id,
+            "thread_id": self.thread_id,
+            "status": self.status,
+            "last_event_id": self.log.last_id,
+            "answer": self.answer,
+        }
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to end with this reason; the first to ask is heard."""
+        if not self._stop.done():
+            self._stop.set_result(reason)
+
+    def join(self) -> None:
+        """Count a reader in."""
+        self._readers += 1
+        if self._grace:
+            self._grace.cancel()
+
+    def leave(self) -> None:
+        """Count a reader out; after the last the grace runs."""
+        self._readers -= 1
+        if not self._readers:
+            self.wait_for_readers(self._settings.disconnect_grace_s)
+
+    def wait_for_readers(self, grace_s: float) -> None:
+        """Stop the run unless a reader joins within the grace."""
+        if self.ended or math.isinf(grace_s):
+            return
+        if grace_s == 0:
+            self.stop("cancelled")
+        else:
+            self._grace = self._loop.call_later(grace_s, self.stop, "cancelled")
+
+    async def drive(self) -> None:
+        """Run the graph to its end, whatever ends it, and close log and thread behind it."""
+        timeout_s = self._settings.run_timeout_s
+        self._tell(
+            StreamEvent(
+                "start",
+                run_id=self.id,
+                thread_id=self.thread_id,
+                heartbeat_s=self._settings.heartbeat_s,
+                timeout_s=timeout_s,
+            )
+        )
+        logger.info("run=%s thread=%s started", self.id, self.thread_id)
+        work = asyncio.create_task(self._work())
+        try:
+            async with asyncio.timeout(timeout_s):
+                ended: set[asyncio.Future[Any]] = {work, self._stop}
+                await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            self.stop("timeout")
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work}, timeout=STOP_S)
+        reason, error = self._outcome(work)
+        if reason not in ("completed", "interrupted"):
+            await self._settle()
+        for event in self._turn.close(reason):
+            self._tell(event, math.inf)
+        if error:
+            self._tell(error, math.inf)
+        self._end(reason)
+
+    async def _work(self) -> None:
+        async with aclosing(self._turn.stream()) as events:
+            async for event in events:
+                self._tell(event, self._settings.max_run_bytes)
+
+    def _outcome(self, work: asyncio.Task[None]) -> tuple[str, StreamEvent | None]:
+        """Return why the run ended, and the ``error`` event where that is a failure."""
+        failure = None
+        if work.done() and not work.cancelled():
+            failure = work.exception()
+            if failure is None:
+                return ("interrupted" if self._turn.translator.interrupted else "completed"), None
+        if self._stop.done():
+            reason = self._stop.result()
+            if reason == "cancelled":
+                return reason, None
+            error = StreamEvent("error", code=reason, message=STOPPED[reason], retryable=True)
+        elif isinstance(failure, OverflowError) and self._full:
+            reason = "error"
+            error = StreamEvent(
+                "error",
+                code="too_large",
+                message="The answer is larger than a run may be.",
+                retryable=False,
+            )
+        else:
+            reason, error = (
+                "error",
+                describe(failure or asyncio.CancelledError(), self._turn.translator.answering),
+            )
+        error.ref = log_failure(f"run={self.id} failed code={error.code}", failure)
+        return reason, error
+
+    async def _settle(self) -> None:
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._turn.settle()
+        except Exception as error:  # noqa: BLE001  # a checkpointer may raise anything
+            log_failure(f"run={self.id} left its thread unsettled", error)
+
+    def _tell(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
+        try:
+            self.log.append(event, max_bytes)
+        except OverflowError:
+            self._full = True
+            raise
+        now = self._loop.time()
+        match event.type:
+            case "text_delta" if self._first_token is None:
+                self._first_token = now
+            case "final_answer":
+                self.answer = event.content
+            case "tool_call":
+                self._tools[event.tool_call_id or ""] = now
+                logger.info("run=%s tool=%r called id=%r", self.id, event.tool, event.tool_call_id)
+                logger.debug("run=%s tool=%r input=%r", self.id, event.tool, event.input)
+            case "tool_result":
+                logger.info(
+                    "run=%s tool=%r %s id=%r ms=%d",
+                    self.id,
+                    event.tool,
+                    event.status,
+                    event.tool_call_id,
+                    1000 * (now - self._tools.pop(event.tool_call_id or "", now)),
+                )
+                logger.debug("run=%s tool=%r result=%r", self.id, event.tool, event.result)
+
+    def _end(self, reason: str) -> None:
+        timings = {"total_ms": self._ms(self._loop.time())}
+        if self._first_token is not None:
+            timings = {"first_token_ms": self._ms(self._first_token), **timings}
+        usage = self._turn.translator.usage or None
+        self._tell(StreamEvent("done", reason=reason, timings=timings, usage=usage))
+        self.status = reason
+        self.log.close()
+        if self._grace:
+            self._grace.cancel()
+        logger.info(
+            "run=%s ended reason=%s events=%d first_token_ms=%s total_ms=%d",
+            self.id,
+            reason,
+            self.log.last_id,
+            timings.get("first_token_ms"),
+            timings["total_ms"],
+        )
+
+    def _ms(self, at: float) -> int:
+        return round(1000 * (at - self._started))
+
+
+STOPPED = {
+    "timeout": "The run took longer than it may.",
+    "shutdown": "The server is shutting down. Try again in a moment.",
+}
+
+
+def log_failure(what: str, error: BaseException | None) -> str:
+    """Log a failure with its traceback and return the ``ref`` that finds it in the log."""
+    ref = secrets.token_hex(4)
+    logger.error("%s ref=%s", what, ref, exc_info=error)
+    return ref
+
+
+@dataclass
+class Thread:
+    """What the server knows of a conversation: its running run, and how many it had."""
+
+    run: Run | None = None
+    turns: int = 0
+
+
+class Runs:
+    """The runs, the threads that they belong to, and the keys that join them."""
+
+    def __init__(self, settings: Settings, agent: Agent) -> None:
+        self.settings = settings
+        self.agent = agent
+        self.draining = False
+        self._kept: dict[str, Run] = {}
+        self._driving: dict[Run, asyncio.Task[None]] = {}
+        self._threads: OrderedDict[str, Thread] = OrderedDict()
+        self._keys: dict[str, tuple[bytes, Run]] = {}
+        self._forgetting: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def running(self) -> int:
+        return len(self._driving)
+
+    def get(self, run_id: str) -> Run:
+        """Return a run that runs or is kept. Raises Refusal."""
+        if run := self._kept.get(run_id):
+            return run
+        raise Refusal(404, "unknown_run", f"There is no run {run_id!r}; it may have expired.")
+
+    def thread(self, thread_id: str) -> Thread:
+        return self._threads.get(thread_id) or Thread()
+
+    def joined(self, key: str | None, body: bytes) -> Run | None:
+        """Return the run that this idempotency key started. Raises Refusal for another body."""
+        if key is None or key not in self._keys:
+            return None
+        known, run = self._keys[key]
+        if known != body:
+            raise Refusal(
+                409, "idempotency_conflict", "This Idempotency-Key came with another body before."
+            )
+        return run
+
+    def start(
+        self,
+        thread_id: str,
+        message: str | None,
+        answers: dict[str, Any] | None,
+        key: str | None,
+        body: bytes,
+    ) -> Run:
+        """Start a run, in one step of the loop with the checks before it. Raises Refusal."""
+        if self.draining:
+            raise Refusal(
+                503,
+                "draining",
+                "The server is shutting down.",
+                headers={"Retry-After": str(math.ceil(self.settings.shutdown_grace_s) + 1)},
+            )
+        if busy := self.thread(thread_id).run:
+            raise Refusal(
+                409, "thread_busy", "This thread has a running run; follow it.", run_id=busy.id
+            )
+        if self.running >= self.settings.max_runs:
+            raise Refusal(
+                503, "too_many_runs", "Too many runs at once.", headers={"Retry-After": "2"}
+            )
+        run = Run(self.agent.turn(thread_id, message, answers), thread_id, self.settings)
+        thread = self._threads.setdefault(thread_id, Thread())
+        thread.run = run
+        thread.turns += 1
+        self._threads.move_to_end(thread_id)
+        self._forget_oldest()
+        self._kept[run.id] = run
+        if key is not None:
+            self._keys[key] = body, run
+        self._driving[run] = asyncio.create_task(self._drive(run, key))
+        return run
+
+    async def forget(self, thread_id: str) -> None:
+        """Forget a thread. Raises Refusal where it is running or unheard of."""
+        if busy := self.thread(thread_id).run:
+            raise Refusal(
+                409, "thread_busy", "This thread has a running run; stop it.", run_id=busy.id
+            )
+        if thread_id not in self._threads and await self.agent.messages(thread_id) is None:
+            raise unknown_thread(thread_id)
+        self._threads.pop(thread_id, None)
+        await self._forget(thread_id)
+
+    async def wait_for(self, run: Run) -> None:
+        """Wait until the run has ended, and its thread is free."""
+        if task := self._driving.get(run):
+            await asyncio.wait({task})
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new runs, let the running ones finish within the grace, and end the rest."""
+        self.draining = True
+        if self._driving and grace_s:
+            await asyncio.wait({*self._driving.values()}, timeout=grace_s)
+        for run in self._driving:
+            run.stop("shutdown")
+        if self._driving:
+            await asyncio.wait({*self._driving.values()})
+
+    async def _drive(self, run: Run, key: str | None) -> None:
+        if forgetting := self._forgetting.get(run.thread_id):
+            await asyncio.wait({forgetting})
+        await run.drive()
+        self._threads[run.thread_id].run = None
+        del self._driving[run]
+        self._forget_oldest()
+        asyncio.get_running_loop().call_later(self.settings.run_ttl_s, self._drop, run, key)
+
+    def _drop(self, run: Run, key: str | None) -> None:
+        del self._kept[run.id]
+        if key is not None:
+            del self._keys[key]
+
+    def _forget_oldest(self) -> None:
+        excess = len(self._threads) - self.settings.max_threads
+        if excess > 0:
+            idle = [id_ for id_, thread in self._threads.items() if not thread.run]
+            for thread_id in idle[:excess]:
+                del self._threads[thread_id]
+                self._forget(thread_id)
+
+    def _forget(self, thread_id: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self.agent.forget(thread_id))
+        self._forgetting[thread_id] = task
+        task.add_done_callback(lambda _: self._forgetting.pop(thread_id, None))
+        return task
+
+
+# ---------------------------------------------------------------------------- access, refusals
+
+
+class Refusal(Exception):
+    """A request that is not served: status, code, a message for a person, and what else helps."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        **details: str,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.error = {"code": code, "message": message, **details}
+
+    def response(self) -> web.Response:
+        return send_json({"error": self.error}, self.status, self.headers)
+
+
+def send_json(
+    document: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Return a JSON response, with non-ASCII text as itself."""
+    body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return web.Response(
+        body=body, status=status, content_type="application/json", charset="utf-8", headers=headers
+    )
+
+
+def unknown_thread(thread_id: str) -> Refusal:
+    return Refusal(404, "unknown_thread", f"There is no thread {thread_id!r}.")
+
+
+SETTINGS = web.AppKey("settings", Settings)
+RUNS = web.AppKey("runs", Runs)
+
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": (
+        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+    ),
+    "Access-Control-Max-Age": "600",
+}
+PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+
+@web.middleware
+async def guard(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let in who may come in, and turn every failure into a refusal that tells no internals."""
+    try:
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            check_origin(request)
+            return web.Response(status=204, headers=PREFLIGHT)
+        if request.path.startswith("/api/"):
+            check_origin(request)
+            check_token(request)
+        return await handler(request)
+    except Refusal as refusal:
+        return refusal.response()
+    except HTTPException as error:
+        if error.status < 400:
+            raise
+        # 403 is a folder under /static/, of which nothing is told.
+        status = 404 if error.status == 403 else error.status
+        code = HTTP_CODES.get(status, "invalid_request")
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return Refusal(status, code, f"{status}: {error.reason}.", allow).response()
+    except ConnectionError:
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a ref
+        ref = log_failure(f"{request.method} {request.path!r} failed", error)
+        return Refusal(500, "internal", "The server failed.", ref=ref).response()
+
+
+def check_origin(request: web.Request) -> None:
+    """Refuse a page of another origin that is not listed. Source: Fetch, "Origin header"."""
+    origin = request.headers.get("Origin")
+    if origin is not None and not is_own(request, origin) and not is_listed(request, origin):
+        raise Refusal(403, "origin_not_allowed", "Pages of this origin may not call this server.")
+
+
+def is_own(request: web.Request, origin: str) -> bool:
+    host = request.headers.get("Host", "").lower()
+    return origin.lower() in (f"http://{host}", f"https://{host}")
+
+
+def is_listed(request: web.Request, origin: str) -> bool:
+    listed = request.app[SETTINGS].cors_origins
+    return "*" in listed or origin.lower() in listed
+
+
+def check_token(request: web.Request) -> None:
+    """Refuse who does not bring the token, compared in constant time."""
+    token = request.app[SETTINGS].api_token
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if token and not (
+        scheme.lower() == "bearer"
+        and hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
+    ):
+        raise Refusal(
+            401, "unauthorized", "A bearer token is wanted.", {"WWW-Authenticate": "Bearer"}
+        )
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add what every answer carries, streams and refusals alike. Source: Fetch, "CORS protocol"."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if request.path.startswith("/api/"):
+        response.headers.setdefault("Cache-Control", "no-store")
+    else:
+        response.headers.setdefault("Cache-Control", "no-cache")
+        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers.add("Vary", "Origin")
+    origin = request.headers.get("Origin")
+    if origin is not None and is_listed(request, origin):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = (
+            "Location, Content-Location, Retry-After"
+        )
+
+
+# ------------------------------------------------------------------------------------ handlers
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """Start a run, or join the one that the same key started, and stream it."""
+    runs = request.app[RUNS]
+    key = read_key(request)
+    body = await read_body(request)
+    thread_id = read_thread_id(body)
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
+    answers = None
+    if "resume" in body and not runs.joined(key, digest):
+        answers = await read_answers(runs, body, thread_id)
+    # From here to the start nothing waits, so what is checked still holds there.
+    run = runs.joined(key, digest)
+    if not run:
+        if "resume" not in body:
+            message = read_message(body)
+        elif answers is not None or runs.thread(thread_id).run:
+            message = None
+        else:
+            raise Refusal(
+                400, "nothing_to_resume", "No thread of this thread_id waits for an answer."
+            )
+        run = runs.start(thread_id or new_thread_id(), message, answers, key, digest)
+        run.wait_for_readers(max(UNREAD_GRACE_S, runs.settings.disconnect_grace_s))
+    if "respond-async" in re.split(r"[\s,;]+", request.headers.get("Prefer", "").lower()):
+        headers = {**run_headers(run), "Preference-Applied": "respond-async"}
+        document = {"run_id": run.id, "thread_id": run.thread_id, "events": headers["Location"]}
+        return send_json(document, 202, headers)
+    return await follow(request, run, after=0)
+
+
+async def run_events(request: web.Request) -> web.StreamResponse:
+    """Stream a run from a cursor: replay, then live."""
+    run = request.app[RUNS].get(request.match_info["run_id"])
+    after = read_cursor(request, run)
+    if run.ended and after == run.log.last_id:
+        return web.Response(status=204)
+    return await follow(request, run, after)
+
+
+async def run_state(request: web.Request) -> web.StreamResponse:
+    return send_json(request.app[RUNS].get(request.match_info["run_id"]).document())
+
+
+async def cancel(request: web.Request) -> web.StreamResponse:
+    """Stop a run and answer when it has stopped."""
+    runs = request.app[RUNS]
+    run = runs.get(request.match_info["run_id"])
+    if run.ended:
+        return send_json(run.document())
+    run.stop("cancelled")
+    await runs.wait_for(run)
+    return send_json(run.document(), 202)
+
+
+async def thread_state(request: web.Request) -> web.StreamResponse:
+    runs, thread_id = request.app[RUNS], request.match_info["thread_id"]
+    messages = await runs.agent.messages(thread_id)
+    run = runs.thread(thread_id).run
+    if messages is None and not run:
+        raise unknown_thread(thread_id)
+    run_id = run.id if run else None
+    return send_json({"thread_id": thread_id, "run_id": run_id, "messages": messages or []})
+
+
+async def delete_thread(request: web.Request) -> web.StreamResponse:
+    await request.app[RUNS].forget(request.match_info["thread_id"])
+    return web.Response(status=204)
+
+
+async def info(request: web.Request) -> web.StreamResponse:
+    """Tell what the page shows before the first message."""
+    settings, agent = request.app[SETTINGS], request.app[RUNS].agent
+    limits = ("heartbeat_s", "run_timeout_s", "max_runs", "max_run_bytes", "max_body_bytes")
+    return send_json(
+        {
+            "agent": agent.name,
+            "model": agent.model,
+            "version": VERSION,
+            "limits": {
+                "message_chars": MESSAGE_CHARS,
+                **{name: getattr(settings, name) for name in limits},
+            },
+        }
+    )
+
+
+async def healthz(request: web.Request) -> web.StreamResponse:
+    runs = request.app[RUNS]
+    if runs.draining:
+        return send_json({"status": "draining"}, 503)
+    return send_json({"status": "ok", "running": runs.running})
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(HERE / "static" / "index.html")
+
+
+# ------------------------------------------------------------------------------ reading requests
+
+
+def invalid(message: str) -> Refusal:
+    return Refusal(400, "invalid_request", message)
+
+
+def read_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
+        raise invalid("Idempotency-Key has 1 to 128 visible ASCII characters.")
+    return key
+
+
+async def read_body(request: web.Request) -> dict[str, Any]:
+    """Return the request's JSON object. Raises Refusal."""
+    if request.content_type != "application/json":
+        raise Refusal(415, "unsupported_media_type", "Content-Type has to be application/json.")
+    try:
+        # NaN and its like are Python's own, not JSON's.
+        body = json.loads((await request.read()).decode(), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, web.RequestPayloadError):
+        raise Refusal(400, "invalid_json", "The body is not JSON in UTF-8.") from None
+    if not isinstance(body, dict):
+        raise invalid("The body has to be a JSON object.")
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def read_thread_id(body: Mapping[str, Any]) -> str:
+    """Return the thread's id, empty where a fresh one is wanted."""
+    thread_id = body.get("thread_id")
+    if thread_id is None:
+        return ""
+    if not isinstance(thread_id, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id):
+        raise invalid("thread_id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
+    return thread_id
+
+
+def new_thread_id() -> str:
+    return secrets.token_urlsafe(12)
+
+
+def read_message(body: Mapping[str, Any]) -> str:
+    message = body.get("message")
+    if not isinstance(message, str) or not message.strip():
+        raise invalid("message has to be text that is not blank.")
+    if len(message) > MESSAGE_CHARS:
+        raise invalid(f"message has more than {MESSAGE_CHARS} characters.")
+    if has_lone_surrogate(message):
+        raise invalid("message has half of a surrogate pair.")
+    return message
+
+
+def has_lone_surrogate(text: str) -> bool:
+    return re.search("[\ud800-\udfff]", text) is not None
+
+
+async def read_answers(
+    runs: Runs, body: Mapping[str, Any], thread_id: str
+) -> dict[str, Any] | None:
+    """Return ``resume`` as one answer for each pending interrupt, None where none is wanted."""
+    if body.get("message") is not None:
+        raise invalid("message and resume exclude each other.")
+    answer = body["resume"]
+    if has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
+        raise invalid("resume has half of a surrogate pair.")
+    while thread_id:
+        turns = runs.thread(thread_id).turns
+        pending = await runs.agent.waiting(thread_id)
+        if runs.thread(thread_id).turns != turns:
+            continue  # A turn began while the thread was read.
+        if pending is None or len(pending) < 2:
+            return None if pending is None else dict.fromkeys(pending, answer)
+        if not isinstance(answer, dict) or answer.keys() != set(pending):
+            raise invalid(f"resume has to be an object with an answer for each of {pending}.")
+        return answer
+    return None
+
+
+def read_cursor(request: web.Request, run: Run) -> int:
+    """Return the last event id that the reader has. Source: WHATWG HTML, "Last-Event-ID"."""
+    cursor = request.headers.get("Last-Event-ID", request.query.get("last_event_id", "0"))
+    if not re.fullmatch(r"[0-9]{1,15}", cursor) or int(cursor) > run.log.last_id:
+        raise Refusal(
+            400,
+            "invalid_last_event_id",
+            f"Last-Event-ID has to be a whole number from 0 to {run.log.last_id}.",
+        )
+    return int(cursor)
+
+
+# ------------------------------------------------------------------------------------- streams
+
+
+def run_headers(run: Run) -> dict[str, str]:
+    url = f"/api/runs/{run.id}"
+    return {"Location": f"{url}/events", "Content-Location": url}
+
+
+async def follow(request: web.Request, run: Run, after: int) -> web.StreamResponse:
+    """Send the frames after the cursor, then each as it comes, to the run's end.
+
+    Source: WHATWG HTML, "Server-sent events".
+    """
+    settings = request.app[SETTINGS]
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-cache, no-transform",
+            # nginx would otherwise collect the stream before it passes it on.
+            "X-Accel-Buffering": "no",
+            **run_headers(run),
+        }
+    )
+    run.join()
+    try:
+        writer = await response.prepare(request)
+        assert isinstance(writer, StreamWriter)
+        reader = Reader(request, writer, settings.send_timeout_s)
+        frames = encode_retry()
+        while True:
+            more, after = run.log.read(after, WRITE_BYTES)
+            if frames or more:
+                await reader.write(frames + more)
+                frames = b""
+            elif run.log.closed:
+                break
+            elif not await run.log.wait(after, settings.heartbeat_s):
+                frames = HEARTBEAT
+        async with asyncio.timeout(settings.send_timeout_s):
+            await response.write_eof()
+    except (TimeoutError, ConnectionError):
+        logger.debug("run=%s lost a reader", run.id)
+        if request.transport:
+            request.transport.abort()
+    finally:
+        run.leave()
+    return response
+
+
+class Reader:
+    """The connection of one response, and the patience with it."""
+
+    def __init__(self, request: web.Request, writer: StreamWriter, timeout_s: float) -> None:
+        self._protocol = request.protocol
+        self._writer = writer
+        self._timeout_s = timeout_s
+        if transport := self._protocol.transport:
+            # Nothing waits in this process for a slow reader but what was written last.
+            transport.set_write_buffer_limits(0)
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait until the kernel has taken it all.
+
+        Raises TimeoutError where the reader takes not one byte in time, ConnectionError where it
+        is gone.
+        """
+        await self._writer.write(data, drain=False)
+        # The timer is set only for a reader that is behind.
+        while self._protocol.writing_paused and (transport := self._protocol.transport):
+            left = transport.get_write_buffer_size()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._writer.drain()
+            except TimeoutError:
+                if transport.get_write_buffer_size() >= left:
+                    raise
+
+
+# ----------------------------------------------------------------------------- the application
+
+
+def create_app(settings: Settings, agent: Agent) -> web.Application:
+    """Return the application that serves this agent."""
+    app = web.Application(middlewares=[guard], client_max_size=settings.max_body_bytes)
+    app[SETTINGS] = settings
+    app.cleanup_ctx.append(runs_context(agent))
+    app.on_response_prepare.append(add_headers)
+    app.router.add_post("/api/chat", chat)
+    app.router.add_get("/api/runs/{run_id}/events", run_events, allow_head=False)
+    app.router.add_get("/api/runs/{run_id}", run_state)
+    app.router.add_post("/api/runs/{run_id}/cancel", cancel)
+    app.router.add_get("/api/threads/{thread_id}", thread_state)
+    app.router.add_delete("/api/threads/{thread_id}", delete_thread)
+    app.router.add_get("/api/info", info)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/", page)
+    app.router.add_static("/static/", HERE / "static")
+    return app
+
+
+def runs_context(agent: Agent) -> Callable[[web.Application], AsyncIterator[None]]:
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        app[RUNS] = Runs(app[SETTINGS], agent)
+        yield
+        await app[RUNS].drain(0)
+
+    return context
+
+
+async def serve(settings: Settings, agent: Agent) -> None:
+    """Serve until SIGTERM or Ctrl-C, then shut down in order; a second signal ends it at once."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(
+        lambda _, context: log_failure(context["message"], context.get("exception")) and None
+    )
+    app = create_app(settings, agent)
+    # A disconnect has to cancel its handler, or the grace would begin with a failed heartbeat.
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=0.5, keepalive_timeout=75
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError as error:
+        sys.exit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+    stop = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
+    host, port = runner.addresses[0][:2]
+    print(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    await stop.wait()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(signum)
+        signal.signal(signum, signal.SIG_DFL)
+    # The listening socket stays open until then: reads and health checks are answered.
+    await app[RUNS].drain(settings.shutdown_grace_s)
+    await runner.cleanup()
+
+
+def parse_arguments() -> dict[str, str]:
+    """Return the environment with the command line's flags over it."""
+    rows = [
+        f"  {s.name.upper():<20} {s.metadata['about']} [{_default(s.default)}]"
+        for s in fields(Settings)
+    ]
+    parser = argparse.ArgumentParser(
+        description="Stream a LangGraph agent's runs as Server-Sent Events.",
+        epilog="Environment variables, with their defaults:\n\n" + "\n".join(rows),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="wins over HOST")
+    parser.add_argument("--port", help="wins over PORT")
+    parser.add_argument("--version", action="version", version=VERSION)
+    flags = {k.upper(): v for k, v in vars(parser.parse_args()).items() if v is not None}
+    return {**os.environ, **flags}
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, frozenset):
+        return ", ".join(value)
+    return str(value)
+
+
+def choose_agent(settings: Settings) -> Agent:
+    """Return the agent that the settings name. Raises SettingError."""
+    if not settings.agent:
+        return built_in(
+            docs=Path(settings.docs_dir or HERE / "README.md"),
+            tokens_per_s=settings.demo_tokens_per_s,
+            api_key=settings.openai_api_key,
+            base_url=settings.openai_base_url,
+            model=settings.openai_model,
+        )
+    try:
+        return load_agent(settings.agent)
+    except AgentError as error:
+        raise SettingError(
+            f"AGENT wants module:attribute, got {settings.agent!r}: {error}"
+        ) from error
+
+
+def main() -> None:
+    """Read the settings, choose the agent and serve it."""
+    try:
+        settings = read_settings(parse_arguments())
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        agent = choose_agent(settings)
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    with asyncio.Runner() as runner:
+        runner.run(serve(settings, agent))
+        logging.shutdown()
+        sys.stdout.flush()
+        # A tool that blocks a worker thread would hold the process until it returns.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

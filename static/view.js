@@ -1,0 +1,555 @@
+// @ts-check
+/**
+ * Draws the conversation. What a model, a tool or a person wrote reaches the page only as text.
+ *
+ * It never talks to the server: what a button wants goes to the callbacks of `Actions`.
+ */
+
+import { Markdown } from "./markdown.js";
+import { words } from "./words.js";
+
+/** @typedef {import("./stream.js").StreamEvent} StreamEvent */
+/** @typedef {import("./stream.js").ToolStatus} ToolStatus */
+/**
+ * @typedef {object} Actions
+ * @property {(turn: Turn) => void} retry
+ * @property {(turn: Turn, answer: unknown) => void} answer
+ * @property {(text: string) => void} edit
+ */
+
+// A long answer that comes at once is drawn over several frames, so that the page stays responsive.
+const DRAW_MS = 8;
+const DRAW_CHARS = 1000;
+
+/** @type {Set<() => void>} */
+const waiting = new Set();
+/** @type {number | null} */
+let frame = null;
+/** @type {Set<() => void>} */
+const afterwards = new Set();
+
+/** Runs `draw` once before the next frame, or soon where the tab is hidden and has no frames. @param {() => void} draw */
+export function paint(draw) {
+  waiting.add(draw);
+  if (frame !== null) return;
+  frame = document.hidden ? setTimeout(paintNow, 200) : requestAnimationFrame(paintNow);
+}
+
+function paintNow() {
+  frame = null;
+  const draws = [...waiting];
+  waiting.clear();
+  for (const draw of draws) draw();
+  for (const follow of afterwards) follow();
+}
+
+// A frame that was asked for in a tab that is hidden now would not come.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden && frame !== null) paintNow();
+});
+
+/**
+ * Keeps a scroller at its end while the reader is there, and leaves it alone otherwise.
+ *
+ * @param {HTMLElement} scroller
+ * @param {HTMLElement} button shown while the reader is elsewhere; leads back
+ * @returns {() => void} goes to the end and follows again
+ */
+export function followEnd(scroller, button) {
+  let following = true;
+  let lastTop = 0;
+  const distance = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+  const follow = () => {
+    if (following) scroller.scrollTop = scroller.scrollHeight;
+    button.hidden = following || distance() < 8;
+  };
+  scroller.addEventListener("scroll", () => {
+    if (distance() < 8) following = true;
+    else if (scroller.scrollTop < lastTop) following = false;
+    lastTop = scroller.scrollTop;
+    button.hidden = following;
+  });
+  new ResizeObserver(follow).observe(scroller);
+  afterwards.add(follow);
+  const toEnd = () => {
+    following = true;
+    follow();
+  };
+  button.addEventListener("click", toEnd);
+  return toEnd;
+}
+
+/** The agent's side of one exchange: what a run, and the runs that resume it, told. */
+export class Turn {
+  el = make("article", "turn agent");
+  /** Whether the run waits for a person's answer. */
+  asks = false;
+  #body = make("div", "body");
+  #note = make("p", "note");
+  #foot = make("footer");
+  #meta = make("span", "meta");
+  #copy = button(words.copy, (pressed) => copy(pressed, [...this.#texts.values()].map(({ text }) => text).join("\n\n")));
+  /** @type {Map<string, { el: HTMLElement, markdown: Markdown, text: string, drawn: number }>} */
+  #texts = new Map();
+  /** @type {Map<string, { el: HTMLDetailsElement, box: HTMLElement, text: string }>} */
+  #reasonings = new Map();
+  /** @type {Map<string, ToolCard>} */
+  #tools = new Map();
+  /** @type {HTMLFormElement | null} */
+  #form = null;
+  /** @type {{ id: string, answer: () => unknown }[]} */
+  #questions = [];
+
+  /**
+   * @param {HTMLElement} log
+   * @param {string} question what the person asked
+   * @param {Actions} actions
+   */
+  constructor(log, question, actions) {
+    this.question = question;
+    this.actions = actions;
+    this.#foot.append(this.#copy, this.#meta);
+    this.#foot.hidden = true;
+    this.el.append(make("h3", "visually-hidden", words.agent), this.#body, this.#note, this.#foot);
+    log.append(this.el);
+  }
+
+  /** Shows that a run is on its way. */
+  begin() {
+    this.asks = false;
+    this.el.setAttribute("aria-busy", "true");
+    this.#say(words.waiting);
+    this.#foot.hidden = true;
+  }
+
+  /** @param {StreamEvent} event */
+  apply(event) {
+    switch (event.type) {
+      case "start":
+        break;
+      case "thinking":
+        this.#say(event.content);
+        break;
+      case "reasoning_delta":
+        this.#reason(event.message_id, event.content);
+        break;
+      case "text_delta":
+        this.#say("");
+        this.write(event.message_id, event.content);
+        break;
+      case "tool_call":
+        this.#say("");
+        this.tool(event.tool_call_id, event.tool, event.input);
+        break;
+      case "tool_progress":
+        this.#tools.get(event.tool_call_id)?.progress(event.content);
+        break;
+      case "tool_result":
+        this.#tools.get(event.tool_call_id)?.end(event.status, event.result ?? event.message);
+        break;
+      case "interrupt":
+        for (const { id, value } of event.interrupts) this.#ask(id, value);
+        break;
+      case "final_answer":
+        if (this.#texts.get(event.message_id)?.text !== event.content) this.#replace(event.message_id, event.content);
+        break;
+      case "error":
+        this.fail(event.message, event.retryable, event.ref);
+        break;
+      case "done":
+        this.end(event);
+        break;
+    }
+  }
+
+  /**
+   * Adds to the text of a message.
+   *
+   * @param {string} id
+   * @param {string} text
+   */
+  write(id, text) {
+    let part = this.#texts.get(id);
+    if (!part) {
+      const el = make("div", "markdown");
+      part = { el, markdown: new Markdown(el, words.copy), text: "", drawn: 0 };
+      this.#texts.set(id, part);
+      this.#body.append(el);
+    }
+    part.text += text;
+    paint(this.#draw);
+  }
+
+  /**
+   * Opens a tool's card, or again the one that a resumed run starts again.
+   *
+   * @param {string} id
+   * @param {string} tool
+   * @param {Record<string, unknown>} input
+   */
+  tool(id, tool, input) {
+    const known = this.#tools.get(id);
+    if (known && ["running", "interrupted"].includes(known.state)) return known.begin();
+    const card = new ToolCard(tool, input);
+    this.#tools.set(id, card);
+    this.#body.append(card.el);
+    card.begin();
+  }
+
+  /**
+   * Closes a card of a conversation that is read back.
+   *
+   * @param {string} id
+   * @param {ToolStatus} status
+   * @param {unknown} result
+   */
+  toolEnded(id, status, result) {
+    this.#tools.get(id)?.end(status, result);
+  }
+
+  /**
+   * Says what went wrong, where it did.
+   *
+   * @param {string} message
+   * @param {boolean} retryable
+   * @param {string} [ref]
+   */
+  fail(message, retryable, ref) {
+    const box = make("div", "failure");
+    box.setAttribute("role", "alert");
+    box.append(make("p", "", message));
+    if (ref) box.append(make("small", "", `${words.ref} ${ref}`));
+    if (retryable)
+      box.append(
+        button(words.retry, (retry) => {
+          retry.remove();
+          this.actions.retry(this);
+        }),
+      );
+    this.#body.append(box);
+  }
+
+  /** Ends the turn's drawing; null where no `done` told how it ended. @param {import("./stream.js").Done | null} done */
+  end(done) {
+    const { timings, usage, reason } = done ?? {};
+    const facts = [];
+    if (reason === "cancelled") facts.push(words.reasonCancelled);
+    if (reason === "interrupted") facts.push(words.reasonInterrupted);
+    if (timings?.first_token_ms !== undefined) facts.push(`${words.firstToken} ${seconds(timings.first_token_ms)}`);
+    if (timings) facts.push(`${words.total} ${seconds(timings.total_ms)}`);
+    if (usage) facts.push(`${usage.total_tokens} ${words.tokens}`);
+    this.#meta.textContent = facts.join(" · ");
+    this.#say("");
+    for (const card of this.#tools.values()) if (card.state === "running") card.end("cancelled", undefined);
+    if (this.#form && this.asks) this.#form.hidden = false;
+    paint(this.#finish);
+  }
+
+  /** Draws what came since, as far as one frame has time for. */
+  #draw = () => {
+    const start = performance.now();
+    for (const part of this.#texts.values()) {
+      while (part.drawn < part.text.length) {
+        if (performance.now() - start > DRAW_MS) return paint(this.#draw);
+        part.markdown.write(part.text.slice(part.drawn, part.drawn + DRAW_CHARS));
+        part.drawn = Math.min(part.text.length, part.drawn + DRAW_CHARS);
+      }
+    }
+    for (const part of this.#reasonings.values()) {
+      if (part.text) part.box.append(part.text);
+      part.text = "";
+    }
+  };
+
+  #finish = () => {
+    this.#draw();
+    for (const part of this.#texts.values()) if (part.drawn < part.text.length) return paint(this.#finish);
+    for (const part of this.#texts.values()) part.markdown.end();
+    for (const part of this.#reasonings.values()) part.el.classList.remove("busy");
+    this.#copy.hidden = !this.#texts.size;
+    this.#foot.hidden = this.#copy.hidden && !this.#meta.textContent;
+    this.el.removeAttribute("aria-busy");
+  };
+
+  /** @param {string} text */
+  #say(text) {
+    if (this.#note.textContent !== text) this.#note.textContent = text;
+  }
+
+  /**
+   * @param {string} id
+   * @param {string} text
+   */
+  #reason(id, text) {
+    let part = this.#reasonings.get(id);
+    if (!part) {
+      const el = document.createElement("details");
+      el.className = "reasoning busy";
+      const box = make("div");
+      el.append(make("summary", "", words.reasoning), box);
+      part = { el, box, text: "" };
+      this.#reasonings.set(id, part);
+      this.#body.append(el);
+    }
+    part.text += text;
+    paint(this.#draw);
+  }
+
+  /**
+   * @param {string} id
+   * @param {string} text
+   */
+  #replace(id, text) {
+    const old = this.#texts.get(id);
+    this.#texts.delete(id);
+    this.write(id, text);
+    const part = this.#texts.get(id);
+    if (old && part) old.el.replaceWith(part.el);
+  }
+
+  /**
+   * @param {string} id
+   * @param {unknown} value
+   */
+  #ask(id, value) {
+    if (!this.asks) {
+      this.asks = true;
+      this.#questions = [];
+      this.#form = document.createElement("form");
+      this.#form.className = "question";
+      // The run closes its log after the question; an answer before that would find it busy.
+      this.#form.hidden = true;
+      this.#form.append(make("h4", "", words.question), button(words.sendAnswer, null, "primary"));
+      const form = this.#form;
+      form.addEventListener("submit", (event) => {
+        event.preventDefault();
+        const answers = this.#questions.map(({ id, answer }) => /** @type {const} */ ([id, answer()]));
+        for (const field of form.querySelectorAll("fieldset")) field.disabled = true;
+        form.lastElementChild?.replaceWith(make("p", "answered", words.answered));
+        this.actions.answer(this, answers.length === 1 ? answers[0][1] : Object.fromEntries(answers));
+      });
+      this.#body.append(form);
+    }
+    const { fields, answer } = question(value);
+    this.#questions.push({ id, answer });
+    this.#form?.lastElementChild?.before(...fields);
+  }
+}
+
+/** A tool call, from its start to its result. */
+class ToolCard {
+  el = document.createElement("details");
+  state = "running";
+  #started = 0;
+  #state = make("span", "state");
+  #last = make("span", "last");
+  #lines = make("ul");
+  #result = make("pre");
+  #progress = make("section");
+  #outcome = make("section");
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  #clock;
+
+  /**
+   * @param {string} tool
+   * @param {Record<string, unknown>} input
+   */
+  constructor(tool, input) {
+    this.el.className = "tool";
+    const summary = make("summary");
+    const gist = Object.values(input).map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
+    summary.append(make("b", "", tool), make("span", "gist", gist.join(", ")), this.#state, this.#last);
+    const asked = make("section");
+    asked.append(make("h4", "", words.input), code(make("pre"), input));
+    this.#progress.append(make("h4", "", words.progress), this.#lines);
+    this.#outcome.append(make("h4", "", words.result), this.#result);
+    this.#progress.hidden = this.#outcome.hidden = true;
+    this.el.append(summary, asked, this.#progress, this.#outcome);
+  }
+
+  begin() {
+    this.#started = performance.now();
+    this.#show("running");
+    clearInterval(this.#clock);
+    this.#clock = setInterval(() => this.#show("running"), 1000);
+  }
+
+  /** @param {string} text */
+  progress(text) {
+    this.#progress.hidden = false;
+    this.#last.textContent = text;
+    this.#lines.append(make("li", "", text));
+  }
+
+  /**
+   * @param {ToolStatus} status
+   * @param {unknown} result
+   */
+  end(status, result) {
+    clearInterval(this.#clock);
+    this.#show(status);
+    this.#last.textContent = status === "error" && typeof result === "string" ? result : "";
+    this.#outcome.hidden = result === undefined;
+    if (result !== undefined) code(this.#result, result);
+  }
+
+  /** @param {string} state */
+  #show(state) {
+    this.state = this.el.dataset.state = state;
+    const elapsed = this.#started ? Math.floor((performance.now() - this.#started) / 1000) : 0;
+    const word = /** @type {Record<string, string>} */ (words)[state] ?? state;
+    this.#state.textContent = elapsed ? `${word} · ${elapsed} ${words.secondsUnit}` : word;
+  }
+}
+
+/**
+ * Draws what a person asked.
+ *
+ * @param {HTMLElement} log
+ * @param {string} text
+ * @param {Actions} actions
+ */
+export function drawQuestion(log, text, actions) {
+  const el = make("article", "turn user");
+  const body = make("div", "body", text);
+  const foot = make("footer");
+  foot.append(button(words.edit, () => actions.edit(text)));
+  el.append(make("h3", "visually-hidden", words.you), body, foot);
+  log.append(el);
+}
+
+/** Makes every code block's Copy button work. @param {HTMLElement} log */
+export function enableCopy(log) {
+  log.addEventListener("click", (event) => {
+    const pressed = event.target;
+    if (!(pressed instanceof HTMLButtonElement) || pressed.className !== "copy-code") return;
+    copy(pressed, pressed.closest("figure")?.querySelector("code")?.textContent ?? "");
+  });
+}
+
+/**
+ * The fields of one interrupt, and the answer that they hold. LangChain's human-in-the-loop asks
+ * for one decision an action; any other value is answered by true, false or words.
+ *
+ * @param {unknown} value
+ * @returns {{ fields: HTMLElement[], answer: () => unknown }}
+ */
+function question(value) {
+  const asked = /** @type {any} */ (value);
+  if (Array.isArray(asked?.action_requests)) {
+    const choices = asked.action_requests.map((/** @type {any} */ request) => {
+      const review = asked.review_configs?.find((/** @type {any} */ config) => config.action_name === request.name);
+      const allowed = review?.allowed_decisions ?? ["approve", "reject"];
+      const kinds = ["approve", "reject"].filter((kind) => allowed.includes(kind));
+      return choice(request.name, request.description, request.args ?? request.arguments, kinds, words.why);
+    });
+    const decisions = () =>
+      choices.map((/** @type {Choice} */ { kind, text }) => {
+        if (kind() === "approve") return { type: "approve" };
+        return text() ? { type: "reject", message: text() } : { type: "reject" };
+      });
+    return { fields: choices.map((/** @type {Choice} */ { field }) => field), answer: () => ({ decisions: decisions() }) };
+  }
+  const told = typeof value === "string" ? value : (asked?.question ?? asked?.message);
+  const rest = typeof value === "string" || Object.keys(asked ?? {}).length === 1 ? undefined : value;
+  const title = typeof told === "string" ? told : "";
+  const { field, kind, text } = choice(title, "", title ? rest : value, ["approve", "reject", "answer"], words.answer);
+  return { fields: [field], answer: () => (kind() === "answer" || text() ? text() : kind() === "approve") };
+}
+
+let choices = 0;
+/** @typedef {{ field: HTMLElement, kind: () => string, text: () => string }} Choice */
+/**
+ * @param {string} title
+ * @param {string | undefined} description
+ * @param {unknown} details
+ * @param {string[]} kinds
+ * @param {string} textLabel
+ * @returns {Choice}
+ */
+function choice(title, description, details, kinds, textLabel) {
+  const field = make("fieldset");
+  const name = `choice-${++choices}`;
+  field.append(make("legend", "", title || words.question));
+  if (description) field.append(make("p", "", description));
+  if (details !== undefined) field.append(code(make("pre"), details));
+  const radios = kinds.map((kind, i) => {
+    const radio = document.createElement("input");
+    Object.assign(radio, { type: "radio", name, value: kind, checked: i === 0 });
+    const label = make("label");
+    label.append(radio, /** @type {Record<string, string>} */ (words)[kind]);
+    field.append(label);
+    return radio;
+  });
+  const box = document.createElement("input");
+  Object.assign(box, { type: "text", autocomplete: "off" });
+  const words_ = radios.find((radio) => radio.value === "answer") ?? radios.find((radio) => radio.value === "reject");
+  box.addEventListener("input", () => {
+    if (words_ && box.value) words_.checked = true;
+  });
+  const label = make("label", "words", textLabel);
+  label.append(box);
+  field.append(label);
+  return { field, kind: () => radios.find((radio) => radio.checked)?.value ?? "reject", text: () => box.value.trim() };
+}
+
+/**
+ * @param {string} label
+ * @param {((button: HTMLButtonElement) => void) | null} act null: the button submits its form
+ */
+function button(label, act, className = "quiet") {
+  const el = document.createElement("button");
+  el.type = act ? "button" : "submit";
+  el.className = className;
+  el.textContent = label;
+  if (act) el.addEventListener("click", () => act(el));
+  return el;
+}
+
+/**
+ * @param {HTMLButtonElement} pressed
+ * @param {string} text
+ */
+async function copy(pressed, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Pages served over plain HTTP have no clipboard but this one.
+    const box = document.createElement("textarea");
+    box.value = text;
+    document.body.append(box);
+    box.select();
+    document.execCommand("copy");
+    box.remove();
+    pressed.focus();
+  }
+  pressed.textContent = words.copied;
+  setTimeout(() => (pressed.textContent = words.copy), 1500);
+}
+
+/**
+ * @param {HTMLElement} el
+ * @param {unknown} value
+ */
+function code(el, value) {
+  el.textContent = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  el.tabIndex = 0;
+  return el;
+}
+
+/** @param {number} ms */
+function seconds(ms) {
+  return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} ${words.secondsUnit}`;
+}
+
+/**
+ * @param {string} name
+ * @param {string} [className]
+ * @param {string} [text]
+ */
+function make(name, className = "", text = "") {
+  const el = document.createElement(name);
+  if (className) el.className = className;
+  if (text) el.textContent = text;
+  return el;
+}

@@ -1,0 +1,166 @@
+// @ts-check
+/** The wire panel: the frames of the page's last run as they came, and a picture of their times. */
+
+import { paint } from "./view.js";
+import { words } from "./words.js";
+
+/** @typedef {import("./stream.js").Frame} Frame */
+/** @typedef {{ id: string, name: string, size: number, ms: number, note: string }} Row */
+
+// Older rows leave the page, not the download.
+const MAX_ROWS = 200;
+const SVG = "http://www.w3.org/2000/svg";
+const encoder = new TextEncoder();
+
+export class Wire {
+  /** @type {Row[]} */
+  #rows = [];
+  /** @type {string[]} */
+  #raw = [];
+  /** @type {Map<string, { from: number, to: number | null, tool: string }>} */
+  #tools = new Map();
+  #drawn = 0;
+  #marked = 0;
+  /** @type {Set<string>} One mark a pixel and kind, however many frames came. */
+  #marks = new Set();
+  #scaleMs = 1000;
+  #bytes = 0;
+  #connections = 0;
+  #started = 0;
+  /** @type {number | null} */
+  #firstTokenMs = null;
+
+  /**
+   * @param {HTMLElement} list
+   * @param {HTMLElement} sum
+   * @param {Element} picture
+   */
+  constructor(list, sum, picture) {
+    this.list = list;
+    this.sum = sum;
+    this.picture = picture;
+  }
+
+  /** Forgets the last run. */
+  reset() {
+    this.#rows = [];
+    this.#raw = [];
+    this.#tools.clear();
+    this.#drawn = this.#marked = this.#bytes = this.#connections = 0;
+    this.#scaleMs = 1000;
+    this.#firstTokenMs = null;
+    this.#started = performance.now();
+    this.list.replaceChildren();
+    paint(this.draw);
+  }
+
+  /** Notes a connection that opened after event `cursor`. @param {number} cursor */
+  opened(cursor) {
+    this.#connections += 1;
+    this.#add("", "connect", 0, `${words.connection} ${this.#connections}, ${words.after} ${cursor}`);
+  }
+
+  /** @param {Frame} frame */
+  frame(frame) {
+    this.#raw.push(frame.raw);
+    const size = encoder.encode(frame.raw).length;
+    if (frame.data !== null) this.#add(frame.id, frame.event, size, frame.data.slice(0, 200));
+    else if (frame.raw.startsWith(":")) this.#add("", "heartbeat", size, words.heartbeat);
+    else this.#add("", frame.raw.split(":")[0], size, frame.raw.trim().slice(0, 200));
+  }
+
+  /** Notes what the picture shows of an event. @param {import("./stream.js").StreamEvent} event */
+  event(event) {
+    const ms = performance.now() - this.#started;
+    if (event.type === "text_delta") this.#firstTokenMs ??= ms;
+    else if (event.type === "tool_call")
+      this.#tools.set(event.tool_call_id, { from: ms, to: null, tool: event.tool });
+    else if (event.type === "tool_result") {
+      const bar = this.#tools.get(event.tool_call_id);
+      if (bar) bar.to = ms;
+    }
+  }
+
+  /** The run as a file. */
+  blob() {
+    return new Blob(this.#raw, { type: "text/event-stream" });
+  }
+
+  /**
+   * @param {string} id
+   * @param {string} name
+   * @param {number} size
+   * @param {string} note
+   */
+  #add(id, name, size, note) {
+    this.#bytes += size;
+    this.#rows.push({ id, name, size, ms: performance.now() - this.#started, note });
+    paint(this.draw);
+  }
+
+  draw = () => {
+    if (this.list.closest("[hidden]")) return;
+    const fresh = this.#rows.slice(Math.max(this.#drawn, this.#rows.length - MAX_ROWS));
+    this.#drawn = this.#rows.length;
+    const atEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 24;
+    for (const row of fresh) {
+      const item = document.createElement("li");
+      item.dataset.name = row.name;
+      for (const text of [row.id, row.name, row.size ? `${row.size} B` : "", `${(row.ms / 1000).toFixed(3)} s`, row.note])
+        item.appendChild(document.createElement("span")).textContent = text;
+      this.list.append(item);
+    }
+    while (this.list.childElementCount > MAX_ROWS) this.list.firstElementChild?.remove();
+    if (atEnd) this.list.scrollTop = this.list.scrollHeight;
+    const kib = (this.#bytes / 1024).toFixed(1);
+    const first = this.#firstTokenMs === null ? "" : ` · ${words.firstToken} ${Math.round(this.#firstTokenMs)} ms`;
+    const more = this.#rows.length > MAX_ROWS ? ` · ${words.earlier}` : "";
+    this.sum.textContent = `${this.#raw.length} ${words.frames} · ${kib} KiB${first}${more}`;
+    this.#picture();
+  };
+
+  /** Adds the marks of new rows; all are drawn anew only when the run outgrows the scale. */
+  #picture() {
+    const now = this.#rows.at(-1)?.ms ?? 0;
+    while (now > this.#scaleMs) {
+      this.#scaleMs *= 2;
+      this.#marked = 0;
+    }
+    if (!this.#marked) {
+      this.#marks.clear();
+      this.picture.replaceChildren();
+    }
+    const x = (/** @type {number} */ ms) => Math.round((ms / this.#scaleMs) * 998);
+    for (; this.#marked < this.#rows.length; this.#marked++) {
+      const { name, ms } = this.#rows[this.#marked];
+      const kind = KINDS[name] ?? "event";
+      if (this.#marks.has(`${kind} ${x(ms)}`)) continue;
+      this.#marks.add(`${kind} ${x(ms)}`);
+      this.picture.append(rect(kind, x(ms), kind === "text" ? 6 : 2, 2, kind === "text" ? 18 : 26));
+    }
+    for (const bar of this.picture.querySelectorAll(".tool")) bar.remove();
+    let lane = 0;
+    for (const { from, to, tool } of this.#tools.values()) {
+      const bar = rect("tool", x(from), 32 + 9 * (lane++ % 3), Math.max(3, x(to ?? now) - x(from)), 7);
+      bar.appendChild(document.createElementNS(SVG, "title")).textContent = tool;
+      this.picture.append(bar);
+    }
+  }
+}
+
+/** @type {Record<string, string>} */
+const KINDS = { text_delta: "text", heartbeat: "heartbeat", connect: "connect", error: "error" };
+
+/**
+ * @param {string} kind
+ * @param {number} x
+ * @param {number} y
+ * @param {number} width
+ * @param {number} height
+ */
+function rect(kind, x, y, width, height) {
+  const shape = document.createElementNS(SVG, "rect");
+  shape.setAttribute("class", kind);
+  for (const [name, value] of Object.entries({ x, y, width, height })) shape.setAttribute(name, String(value));
+  return shape;
+}

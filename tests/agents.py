@@ -1,0 +1,42 @@
+"""What the setting AGENT may name, and what it may not."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import START, MessagesState, StateGraph
+
+
+def echo(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"You said: {state['messages'][-1].text}")]}
+
+
+uncompiled = StateGraph(MessagesState)
+uncompiled.add_node("echo", echo)
+uncompiled.add_edge(START, "echo")
+
+graph = uncompiled.compile()
+
+
+def factory() -> Any:
+    return uncompiled.compile()
+
+
+class Cat(TypedDict):
+    name: str
+
+
+_cats = StateGraph(Cat)
+_cats.add_node("purr", lambda state: {})
+_cats.add_edge(START, "purr")
+no_messages = _cats.compile()
+
+chain = RunnableLambda(lambda given: f"You said: {given['messages'][-1].text}")
+
+number = 7
+
+
+def failing() -> None:
+    raise ValueError("two\nlines")

@@ -1,0 +1,644 @@
+"""What LangGraph says, as events: scripted models in real graphs, through HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig, RunnableLambda
+from langchain_core.tools import ToolException, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolRuntime
+from langgraph.types import Command, interrupt
+
+from agent import Agent, AgentError, load_agent
+from tests.client import Event, check, kinds
+from tests.conftest import Server
+from tests.scripted import ScriptedModel, call, loop_graph, scripted_agent
+
+Start = Callable[..., Awaitable[Server]]
+
+
+@tool
+async def add(a: int, b: int) -> dict[str, int]:
+    """Add."""
+    return {"sum": a + b}
+
+
+@tool
+async def shout(text: str) -> str:
+    """Shout."""
+    return text.upper()
+
+
+@tool
+async def broken() -> str:
+    """Break."""
+    raise RuntimeError("secret-of-the-tool")
+
+
+@tool
+async def picky(n: int) -> str:
+    """Refuse."""
+    raise ToolException("n has to be even")
+
+
+picky.handle_tool_error = True
+
+
+@tool
+async def approve(what: str) -> str:
+    """Ask a person."""
+    answer = interrupt({"question": f"{what}?"})
+    return f"{what}: {answer}"
+
+
+@tool
+async def report(runtime: ToolRuntime) -> str:
+    """Report progress."""
+    runtime.emit_output_delta("half")
+    runtime.emit_output_delta({"done": 1})
+    return "reported"
+
+
+def of(events: list[Event], type_: str) -> list[Event]:
+    return [event for event in events if event["type"] == type_]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event["content"] for event in of(events, "text_delta"))
+
+
+def usage(n: int) -> AIMessageChunk:
+    counts = {"input_tokens": n, "output_tokens": n, "total_tokens": 2 * n}
+    return AIMessageChunk(content="", usage_metadata=counts)
+
+
+# ------------------------------------------------------------------------------- text, reasoning
+
+
+async def test_text_arrives_in_deltas_and_then_whole(start: Start) -> None:
+    server = await start(scripted_agent([["Hel", "lo ", "世界", usage(3)]]))
+    events = await server.run("hi")
+    assert kinds(events) == ["start", "thinking", "text_delta", "final_answer", "done"]
+    assert [e["content"] for e in of(events, "text_delta")] == ["Hel", "lo ", "世界"]
+    assert events[-2]["content"] == "Hello 世界"
+    assert events[-1]["reason"] == "completed"
+    assert events[-1]["usage"] == {"input_tokens": 3, "output_tokens": 3, "total_tokens": 6}
+    assert events[-1]["timings"].keys() == {"first_token_ms", "total_ms"}
+
+
+async def test_a_model_that_does_not_stream_answers_in_one_delta(start: Start) -> None:
+    model = ScriptedModel(script=[["Hello ", "world", usage(2)]], streams=False)
+    server = await start(Agent(loop_graph(model, []), "x"))
+    events = await server.run("hi")
+    assert [e["content"] for e in of(events, "text_delta")] == ["Hello world"]
+    assert events[-1]["usage"]["total_tokens"] == 4
+
+
+BLOCKS: list[tuple[Any, str, str]] = [
+    ([{"type": "text", "text": "a", "index": 0}], "a", ""),
+    ([{"type": "reasoning", "reasoning": "r"}, {"type": "text", "text": "a"}], "a", "r"),
+    ([{"type": "thinking", "thinking": "r", "index": 0}], "", "r"),
+    ([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "r"}]}], "", "r"),
+    ([{"type": "reasoning_content", "reasoning_content": {"text": "r"}}], "", "r"),
+    (["a", {"type": "tool_use", "name": "x"}, {"type": "image", "url": "u"}], "a", ""),
+    ([], "", ""),
+]
+
+
+@pytest.mark.parametrize(("content", "text", "reasoning"), BLOCKS)
+async def test_content_blocks_are_text_or_reasoning(
+    start: Start, content: Any, text: str, reasoning: str
+) -> None:
+    server = await start(scripted_agent([[AIMessageChunk(content=content)]]))
+    events = await server.run("hi")
+    assert text_of(events) == text
+    assert "".join(e["content"] for e in of(events, "reasoning_delta")) == reasoning
+    assert len(of(events, "final_answer")) == bool(text)
+
+
+async def test_reasoning_in_an_extra_field_is_told(start: Start) -> None:
+    thought = AIMessageChunk(content="", additional_kwargs={"reasoning_content": "Let me see"})
+    server = await start(scripted_agent([[thought, "42"]]))
+    events = await server.run("hi")
+    assert kinds(events)[2:4] == ["reasoning_delta", "text_delta"]
+    assert of(events, "reasoning_delta")[0]["content"] == "Let me see"
+    assert events[-2]["content"] == "42"
+
+
+async def test_halves_of_a_surrogate_pair_in_two_deltas_pass(start: Start) -> None:
+    server = await start(scripted_agent([["\ud83d", "\ude00"]]))
+    stream = await server.ask("hi")
+    events = await stream.events()
+    assert rb'"content":"\ud83d"' in stream.raw
+    assert text_of(events) == "\ud83d\ude00"
+
+
+# ------------------------------------------------------------------------------------- tool calls
+
+
+async def test_a_tool_call_and_its_result(start: Start) -> None:
+    script = [["Let me see.", *call("add", '{"a": 1, "b": 2}', "c1")], ["3"]]
+    events = await (await start(scripted_agent(script, [add]))).run("1 + 2?")
+    assert kinds(events)[2:] == [
+        *("text_delta", "tool_call", "tool_result", "text_delta", "final_answer", "done")
+    ]
+    assert of(events, "tool_call")[0] == {
+        "type": "tool_call",
+        "tool": "add",
+        "tool_call_id": "c1",
+        "input": {"a": 1, "b": 2},
+    }
+    assert of(events, "tool_result")[0]["result"] == {"sum": 3}
+    assert events[-2]["content"] == "3"
+
+
+async def test_parallel_calls_of_the_same_tool_keep_their_ids(start: Start) -> None:
+    first = [
+        *call("add", '{"a": 1, "b": 2}', "c1", 0),
+        *call("add", '{"a": 3, "b": 4}', "c2", 1),
+        *call("shout", '{"text": "x"}', "c3", 2),
+    ]
+    events = await (await start(scripted_agent([first, ["ok"]], [add, shout]))).run("go")
+    results = {e["tool_call_id"]: e["result"] for e in of(events, "tool_result")}
+    assert results == {"c1": {"sum": 3}, "c2": {"sum": 7}, "c3": {"content": "X"}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "status"),
+    [
+        ('{"text":', {"arguments": '{"text":'}, "error"),
+        ('{"text": "a"', {"arguments": '{"text": "a"'}, "ok"),
+        ("not json", {"arguments": "not json"}, "error"),
+        ("[1]", {"arguments": "[1]"}, "error"),
+        ('"a"', {"arguments": '"a"'}, "error"),
+        ('{"text": "a"}', {"text": "a"}, "ok"),
+        ('{"text": 1}', {"text": 1}, "error"),
+    ],
+)
+async def test_arguments_that_are_no_object_are_shown_raw(
+    start: Start, arguments: str, shown: dict[str, Any], status: str
+) -> None:
+    script = [call("shout", arguments, "c1"), ["ok"]]
+    events = await (await start(scripted_agent(script, [shout]))).run("go")
+    assert [e["input"] for e in of(events, "tool_call")] == [shown]
+    assert [e["status"] for e in of(events, "tool_result")] == [status]
+
+
+async def test_a_tool_that_does_not_exist_is_called_and_fails(start: Start) -> None:
+    script = [call("nope", '{"x": 1}', "c1"), ["ok"]]
+    events = await (await start(scripted_agent(script, [add]))).run("go")
+    assert of(events, "tool_call")[0]["input"] == {"x": 1}
+    result = of(events, "tool_result")[0]
+    assert result["status"] == "error"
+    assert "nope" in result["message"]
+    assert events[-1]["reason"] == "completed"
+
+
+async def test_a_refusal_of_the_tool_is_told_in_its_own_words(start: Start) -> None:
+    script = [call("picky", '{"n": 1}', "c1"), ["ok"]]
+    events = await (await start(scripted_agent(script, [picky]))).run("go")
+    assert of(events, "tool_result")[0]["message"] == "n has to be even"
+
+
+async def test_a_tool_that_raises_ends_the_run_without_its_words(start: Start) -> None:
+    script = [[*call("broken", "{}", "c1"), *call("shout", '{"text": "a"}', "c2", 1)]]
+    server = await start(scripted_agent(script, [broken, shout]))
+    stream = await server.ask("go")
+    events = await stream.events()
+    check(events)
+    assert events[-1]["reason"] == "error"
+    assert events[-2]["code"] == "agent_error"
+    assert events[-2]["retryable"] is False
+    assert b"secret" not in stream.raw
+
+
+async def test_a_failure_that_the_graph_handles_shows_no_exception_text(start: Start) -> None:
+    script = [call("broken", "{}", "c1"), ["sorry"]]
+    server = await start(scripted_agent(script, [broken], handle_tool_errors=True))
+    stream = await server.ask("go", thread_id="t")
+    events = await stream.events()
+    check(events)
+    result = of(events, "tool_result")[0]
+    assert result["status"] == "error"
+    assert events[-1]["reason"] == "completed"
+    status, thread = await server.call("GET", "/api/threads/t")
+    assert status == 200
+    assert thread["messages"][2] == {"role": "tool"} | {
+        key: value for key, value in result.items() if key != "type"
+    }
+    assert b"secret" not in stream.raw
+    assert "secret" not in str(thread)
+
+
+async def test_a_tool_reports_progress(start: Start) -> None:
+    events = await (
+        await start(scripted_agent([call("report", "{}", "c1"), ["ok"]], [report]))
+    ).run("go")
+    assert [e["content"] for e in of(events, "tool_progress")] == ["half", '{"done": 1}']
+
+
+async def test_a_command_from_a_tool_is_its_result(start: Start) -> None:
+    @tool
+    async def hand_over(runtime: ToolRuntime) -> Command[Any]:
+        """Hand over."""
+        return Command(
+            update={"messages": [ToolMessage("gone", tool_call_id=runtime.tool_call_id)]}
+        )
+
+    script = [call("hand_over", "{}", "c1"), ["ok"]]
+    events = await (await start(scripted_agent(script, [hand_over]))).run("go")
+    assert of(events, "tool_result")[0]["result"] == {"content": "gone"}
+
+
+async def test_results_that_json_cannot_carry_are_told_all_the_same(start: Start) -> None:
+    @tool
+    async def odd() -> str:
+        """Odd."""
+        return '{"x": NaN}'
+
+    script = [call("odd", '{"y": NaN}', "c1"), ["ok"]]
+    events = await (await start(scripted_agent(script, [odd]))).run("go")
+    assert events[-1]["reason"] == "completed"
+    assert of(events, "tool_result")[0]["result"] == {"x": "NaN"}
+
+
+async def test_text_of_a_model_inside_a_tool_is_not_answer_text(start: Start) -> None:
+    inner = ScriptedModel(script=[["inner ", "words", usage(5)]])
+
+    @tool
+    async def think(config: RunnableConfig) -> str:
+        """Think."""
+        return str((await inner.ainvoke("x", config)).text)
+
+    script = [["a", *call("think", "{}", "c1"), usage(1)], ["outer", usage(1)]]
+    events = await (await start(scripted_agent(script, [think]))).run("go")
+    assert text_of(events) == "aouter"
+    assert of(events, "tool_result")[0]["result"] == {"content": "inner words"}
+    assert events[-1]["usage"]["total_tokens"] == 14
+
+
+async def test_an_agent_inside_a_tool_shows_its_tools_and_not_its_text(start: Start) -> None:
+    sub = loop_graph(
+        ScriptedModel(script=[[*call("add", '{"a": 1, "b": 1}', "s1")], ["sub answer"]]), [add]
+    )
+
+    @tool
+    async def delegate(task: str) -> str:
+        """Delegate."""
+        done = await sub.ainvoke({"messages": [HumanMessage(task)]})
+        return str(done["messages"][-1].text)
+
+    script = [call("delegate", '{"task": "x"}', "c1"), ["done"]]
+    events = await (await start(scripted_agent(script, [delegate]))).run("go")
+    assert text_of(events) == "done"
+    assert [e["tool"] for e in of(events, "tool_call")] == ["delegate", "add"]
+    assert [e["tool"] for e in of(events, "tool_result")] == ["add", "delegate"]
+
+
+# ------------------------------------------------------------------------------------------ graphs
+
+
+def graph_of(**nodes: Any) -> Any:
+    """A graph of these nodes, one after the other."""
+    graph = StateGraph(MessagesState)
+    names = [START, *nodes, END]
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip(names, names[1:], strict=False):
+        graph.add_edge(before, after)
+    return graph
+
+
+async def test_subgraphs_speak_also_one_named_langgraph(start: Start) -> None:
+    sub = loop_graph(ScriptedModel(script=[["sub"]]), [])
+    assert sub.name == "LangGraph"
+    last = ScriptedModel(script=[["root"]])
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await last.ainvoke(state["messages"])]}
+
+    events = await (await start(Agent(graph_of(sub=sub, answer=answer).compile(), "x"))).run("go")
+    assert text_of(events) == "subroot"
+    assert events[-2]["content"] == "root"
+    assert kinds(events).count("done") == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [AIMessage("plain", id="m1"), {"role": "assistant", "content": "plain"}, ("ai", "plain")],
+)
+async def test_a_message_that_no_model_made_is_answer_text(start: Start, message: Any) -> None:
+    agent = Agent(graph_of(say=lambda state: {"messages": [message]}).compile(), "x")
+    server = await start(agent)
+    events = await server.run("go", thread_id="t")
+    assert text_of(events) == "plain"
+    assert events[-2]["type"] == "final_answer"
+    # Not once more in the next turn, whose history has it too.
+    again = await server.run("go", thread_id="t")
+    assert text_of(again) == "plain" or isinstance(message, AIMessage)
+
+
+async def test_a_command_update_of_a_node_is_told(start: Start) -> None:
+    def say(state: MessagesState) -> Command[Any]:
+        return Command(update={"messages": [AIMessage("by command")]})
+
+    events = await (await start(Agent(graph_of(say=say).compile(), "x"))).run("go")
+    assert events[-2]["content"] == "by command"
+
+
+async def test_a_graph_that_ends_with_no_message_completes_without_an_answer(start: Start) -> None:
+    events = await (await start(Agent(graph_of(noop=lambda state: {}).compile(), "x"))).run("go")
+    assert kinds(events) == ["start", "thinking", "done"]
+    assert "first_token_ms" not in events[-1]["timings"]
+    assert "usage" not in events[-1]
+
+
+async def test_notes_on_the_custom_stream_are_thinking(start: Start) -> None:
+    def note(state: MessagesState) -> dict[str, Any]:
+        get_stream_writer()("reading")
+        get_stream_writer()({"page": 2})
+        return {}
+
+    events = await (await start(Agent(graph_of(note=note).compile(), "x"))).run("go")
+    assert [e["content"] for e in of(events, "thinking")][1:] == ["reading", '{"page": 2}']
+
+
+async def test_the_recursion_limit_is_a_failure_of_the_agent(start: Start) -> None:
+    script = [call("shout", '{"text": "a"}', f"c{n}") for n in range(20)]
+    graph = loop_graph(ScriptedModel(script=script), [shout]).with_config(recursion_limit=5)
+    events = await (await start(Agent(graph, "x"))).run("go")
+    assert events[-2]["code"] == "agent_error"
+    assert events[-1]["reason"] == "error"
+
+
+async def test_a_node_that_times_out_by_itself_is_not_the_runs_time_out(start: Start) -> None:
+    def late(state: MessagesState) -> None:
+        raise TimeoutError("secret")
+
+    events = await (await start(Agent(graph_of(late=late).compile(), "x"))).run("go")
+    assert events[-2]["code"] == "agent_error"
+
+
+# -------------------------------------------------------------------------------------- interrupts
+
+
+async def test_an_interrupt_in_a_node_waits_for_resume(start: Start) -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"You said {interrupt({'q': 1})}.")]}
+
+    server = await start(Agent(graph_of(ask=ask).compile(), "x"))
+    events = await server.run("go", thread_id="t")
+    assert kinds(events) == ["start", "thinking", "interrupt", "done"]
+    assert [i["value"] for i in events[-2]["interrupts"]] == [{"q": 1}]
+    assert events[-1]["reason"] == "interrupted"
+    for answer in (None,):
+        resumed = await server.run(resume=answer, thread_id="t")
+        assert resumed[-2]["content"] == f"You said {answer}."
+    assert await server.call("POST", "/api/chat", json={"resume": 1, "thread_id": "t"}) == (
+        400,
+        {
+            "error": {
+                "code": "nothing_to_resume",
+                "message": "No thread of this thread_id waits for an answer.",
+            }
+        },
+    )
+
+
+async def test_an_interrupt_in_a_tool_closes_the_call_and_starts_it_again(start: Start) -> None:
+    script = [
+        [*call("approve", '{"what": "delete"}', "c1"), *call("shout", '{"text":"a"}', "c2", 1)]
+    ]
+    server = await start(scripted_agent([*script, ["done"]], [approve, shout]))
+    events = await server.run("go", thread_id="t")
+    statuses = {e["tool"]: e["status"] for e in of(events, "tool_result")}
+    assert statuses == {"shout": "ok", "approve": "interrupted"}
+    assert events[-1]["reason"] == "interrupted"
+    resumed = await server.run(resume="yes", thread_id="t")
+    results = {e["tool"]: e["result"] for e in of(resumed, "tool_result")}
+    assert results["approve"] == {"content": "delete: yes"}
+    assert resumed[-2]["content"] == "done"
+
+
+async def test_two_interrupts_one_after_the_other(start: Start) -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"{interrupt('first')} {interrupt('second')}")]}
+
+    server = await start(Agent(graph_of(ask=ask).compile(), "x"))
+    first = await server.run("go", thread_id="t")
+    second = await server.run(resume=1, thread_id="t")
+    assert [e["interrupts"][0]["value"] for e in (first[-2], second[-2])] == ["first", "second"]
+    assert (await server.run(resume=2, thread_id="t"))[-2]["content"] == "1 2"
+
+
+async def test_two_interrupts_at_once_want_an_answer_each(start: Start) -> None:
+    graph = StateGraph(MessagesState)
+    for name in ("left", "right"):
+        graph.add_node(
+            name, lambda state, name=name: {"messages": [AIMessage(f"{name}={interrupt(name)}")]}
+        )
+        graph.add_edge(START, name)
+    server = await start(Agent(graph.compile(), "x"))
+    events = await server.run("go", thread_id="t")
+    assert kinds(events).count("interrupt") == 1
+    ids = {i["value"]: i["id"] for i in events[-2]["interrupts"]}
+    assert ids.keys() == {"left", "right"}
+    for bad in (1, {}, {ids["left"]: 1}, {**dict.fromkeys(ids.values(), 1), "x": 1}):
+        status, body = await server.call(
+            "POST", "/api/chat", json={"resume": bad, "thread_id": "t"}
+        )
+        assert (status, body["error"]["code"]) == (400, "invalid_request")
+    resumed = await server.run(resume={ids["left"]: 1, ids["right"]: 2}, thread_id="t")
+    assert sorted(e["content"] for e in of(resumed, "text_delta")) == ["left=1", "right=2"]
+
+
+async def test_an_interrupt_of_a_subgraph_is_told_once(start: Start) -> None:
+    sub = graph_of(ask=lambda state: {"messages": [AIMessage(str(interrupt("deep")))]}).compile()
+    middle = graph_of(sub=sub).compile()
+    server = await start(Agent(graph_of(middle=middle).compile(), "x"))
+    events = await server.run("go", thread_id="t")
+    assert [len(e["interrupts"]) for e in of(events, "interrupt")] == [1]
+    assert (await server.run(resume="up", thread_id="t"))[-2]["content"] == "up"
+
+
+async def test_a_static_breakpoint_interrupts_without_an_interrupt(start: Start) -> None:
+    graph = graph_of(a=lambda state: {}, b=lambda state: {"messages": [AIMessage("b")]})
+    server = await start(Agent(graph.compile(interrupt_before=["b"]), "x"))
+    events = await server.run("go", thread_id="t")
+    assert kinds(events) == ["start", "thinking", "done"]
+    assert events[-1]["reason"] == "interrupted"
+    assert (await server.run(resume=True, thread_id="t"))[-2]["content"] == "b"
+
+
+async def test_a_new_message_sets_an_interrupt_aside(start: Start) -> None:
+    model = ScriptedModel(script=[call("approve", '{"what": "x"}', "c1"), ["never mind"]])
+    server = await start(Agent(loop_graph(model, [approve]), "x"))
+    await server.run("go", thread_id="t")
+    events = await server.run("forget it", thread_id="t")
+    assert events[-2]["content"] == "never mind"
+    assert [m.type for m in model.asked[1]] == ["human", "ai", "tool", "human"]
+    status, _ = await server.call("POST", "/api/chat", json={"resume": 1, "thread_id": "t"})
+    assert status == 400
+
+
+# ------------------------------------------------------------------------------------------ threads
+
+
+async def test_a_thread_remembers_and_its_document_tells_it(start: Start) -> None:
+    model = ScriptedModel(script=[call("add", '{"a": 1, "b": 2}', "c1"), ["3"], ["Bye"]])
+    server = await start(Agent(loop_graph(model, [add]), "x"))
+    await server.run("1 + 2?", thread_id="t")
+    await server.run("Bye", thread_id="t")
+    assert [m.type for m in model.asked[2]] == ["human", "ai", "tool", "ai", "human"]
+    assert await server.call("GET", "/api/threads/t") == (
+        200,
+        {
+            "thread_id": "t",
+            "run_id": None,
+            "messages": [
+                {"role": "user", "content": "1 + 2?"},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [
+                        {"tool_call_id": "c1", "tool": "add", "input": {"a": 1, "b": 2}}
+                    ],
+                },
+                {
+                    "role": "tool",
+                    "tool": "add",
+                    "tool_call_id": "c1",
+                    "status": "ok",
+                    "result": {"sum": 3},
+                },
+                {"role": "assistant", "content": "3"},
+                {"role": "user", "content": "Bye"},
+                {"role": "assistant", "content": "Bye"},
+            ],
+        },
+    )
+
+
+async def test_a_deleted_thread_is_forgotten(start: Start) -> None:
+    model = ScriptedModel(script=[["a"], ["b"]])
+    server = await start(Agent(loop_graph(model, []), "x"))
+    await server.run("one", thread_id="t")
+    assert await server.call("DELETE", "/api/threads/t") == (204, None)
+    for method in ("GET", "DELETE"):
+        status, body = await server.call(method, "/api/threads/t")
+        assert (status, body["error"]["code"]) == (404, "unknown_thread")
+    await server.run("two", thread_id="t")
+    assert [m.text for m in model.asked[1]] == ["two"]
+
+
+async def test_what_a_stopped_run_left_open_is_closed_and_its_text_remembered(start: Start) -> None:
+    never = asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Never end."""
+        await never.wait()
+        return ""
+
+    model = ScriptedModel(
+        script=[
+            ["First.", *call("slow", "{}", "c1"), *call("add", '{"a": 1, "b": 1}', "c2", 1)],
+            ["Half an ans", never],
+            ["Fine."],
+        ]
+    )
+    server = await start(Agent(loop_graph(model, [slow, add]), "x"))
+    stream = await server.ask("one", thread_id="t")
+    begun = await stream.until("start")
+    await stream.until("tool_result")
+    assert (await server.call("POST", f"/api/runs/{begun['run_id']}/cancel"))[0] == 202
+    tail = await stream.events()
+    assert [e["status"] for e in of(tail, "tool_result")] == ["cancelled"]
+    stream = await server.ask("two", thread_id="t")
+    begun = await stream.until("start")
+    await stream.until("text_delta")
+    await server.call("POST", f"/api/runs/{begun['run_id']}/cancel")
+    assert (await server.run("three", thread_id="t"))[-2]["content"] == "Fine."
+    told = [(m.type, str(m.text)) for m in model.asked[2]]
+    assert told == [
+        ("human", "one"),
+        ("ai", "First."),
+        ("tool", "The run ended before the tool did."),
+        ("tool", '{"sum": 2}'),
+        ("human", "two"),
+        ("ai", "Half an ans"),
+        ("human", "three"),
+    ]
+    _, thread = await server.call("GET", "/api/threads/t")
+    results = [m["status"] for m in thread["messages"] if m["role"] == "tool"]
+    assert results == ["cancelled", "ok"]
+
+
+async def test_a_call_with_broken_arguments_does_not_wedge_the_thread(start: Start) -> None:
+    model = ScriptedModel(script=[call("shout", "not json", "c1"), ["Fine."]])
+    server = await start(Agent(loop_graph(model, [shout]), "x"))
+    await server.run("one", thread_id="t")
+    assert (await server.run("two", thread_id="t"))[-2]["content"] == "Fine."
+    assert [m.type for m in model.asked[1]] == ["human", "ai", "tool", "human"]
+
+
+# --------------------------------------------------------------------------------- your own agents
+
+
+async def test_a_runnable_that_is_no_graph_is_given_its_history(start: Start) -> None:
+    model = ScriptedModel(script=[["one"], ["two"]])
+    chain = RunnableLambda(lambda given: given["messages"]) | model
+    server = await start(Agent(chain, "x"))
+    assert text_of(await server.run("a", thread_id="t")) == "one"
+    events = await server.run("b", thread_id="t")
+    assert kinds(events) == ["start", "thinking", "text_delta", "final_answer", "done"]
+    assert [m.text for m in model.asked[1]] == ["a", "one", "b"]
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["a", "one", "b", "two"]
+
+
+@pytest.mark.parametrize(
+    "output", ["plain", AIMessage("plain"), {"messages": [AIMessage("plain")]}]
+)
+async def test_a_runnable_without_a_model_answers_with_its_output(
+    start: Start, output: Any
+) -> None:
+    server = await start(Agent(RunnableLambda(lambda given: output), "x"))
+    events = await server.run("a")
+    assert kinds(events) == ["start", "thinking", "text_delta", "final_answer", "done"]
+    assert events[-2]["content"] == "plain"
+
+
+async def test_a_graph_keeps_its_own_checkpointer() -> None:
+    saver = InMemorySaver()
+    own = Agent(graph_of(a=lambda state: {}).compile(checkpointer=saver), "x")
+    assert own.graph.checkpointer is saver
+    for checkpointer in (None, False):
+        compiled = graph_of(a=lambda state: {}).compile(checkpointer=checkpointer)
+        assert isinstance(Agent(compiled, "x").graph.checkpointer, InMemorySaver)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("nothing", "module:attribute"),
+        ("no_such_module:graph", "ModuleNotFoundError"),
+        ("tests.agents:missing", "AttributeError"),
+        ("tests.agents:failing", "ValueError"),
+        ("tests.agents:number", "int, not a graph"),
+        ("tests.agents:uncompiled", "compile()"),
+        ("tests.agents:no_messages", "'messages'"),
+    ],
+)
+def test_an_agent_that_cannot_run_is_refused_in_one_line(spec: str, expected: str) -> None:
+    with pytest.raises(AgentError) as caught:
+        load_agent(spec)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
