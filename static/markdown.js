@@ -14,6 +14,7 @@
 /** How far an emphasis or a link may reach. It bounds what is drawn again as text arrives. */
 const SPAN = 1000;
 const MAX_NESTING = 20;
+const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const SAFE_LINK = /^(https?:\/\/|mailto:)/i;
 
 /** @typedef {{ type: "root" | "quote" | "list" | "item", el: Element, indent: number, width: number, mark: string }} Container */
@@ -129,7 +130,7 @@ export class Markdown {
     for (;;) {
       const box = this.#stack[kept - 1];
       const mark = /^( *)([-*+]|\d{1,9}[.)])( +|$)/.exec(rest);
-      const rule = /^ {0,3}([-*_])( *\1){2,} *$/.test(rest);
+      const rule = RULE.test(rest);
       const quote = /^ {0,3}> ?/.exec(rest);
       if (quote && kept < MAX_NESTING) {
         this.#closeTo(box.type === "list" ? kept - 1 : kept);
@@ -145,7 +146,7 @@ export class Markdown {
     if (!rest.trim()) return;
     const fence = /^( *)(`{3,}|~{3,})\s*([^`]*)$/.exec(rest);
     const heading = /^ {0,3}(#{1,6})(?: +|$)/.exec(rest);
-    const rule = /^ {0,3}([-*_])( *\1){2,} *$/.test(rest);
+    const rule = RULE.test(rest);
     if (fence || heading || rule) {
       this.#closeTo(this.#stack[kept - 1].type === "list" ? kept - 1 : kept);
       if (fence) this.#fence(fence);

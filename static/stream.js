@@ -288,7 +288,6 @@ class Follower {
       for (;;) {
         const { value } = await reader.read().catch(() => ({ value: undefined }));
         if (!value || connection.signal.aborted) return undefined;
-        heard();
         for (const frame of parser.push(value)) {
           const start = performance.now();
           this.#retryMs = parser.retryMs ?? this.#retryMs;
@@ -309,6 +308,7 @@ class Follower {
             await breathe();
           }
         }
+        heard();
       }
     } finally {
       if (!ending) close();

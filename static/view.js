@@ -454,7 +454,7 @@ function question(value) {
   const rest = typeof value === "string" || Object.keys(asked ?? {}).length === 1 ? undefined : value;
   const title = typeof told === "string" ? told : "";
   const { field, kind, text } = choice(title, "", title ? rest : value, ["approve", "reject", "answer"], words.answer);
-  return { fields: [field], answer: () => (kind() === "answer" || text() ? text() : kind() === "approve") };
+  return { fields: [field], answer: () => (kind() === "answer" ? text() : kind() === "approve") };
 }
 
 let choices = 0;
@@ -483,9 +483,9 @@ function choice(title, description, details, kinds, textLabel) {
   });
   const box = document.createElement("input");
   Object.assign(box, { type: "text", autocomplete: "off" });
-  const words_ = radios.find((radio) => radio.value === "answer") ?? radios.find((radio) => radio.value === "reject");
+  const inWords = radios.find((radio) => radio.value === "answer") ?? radios.find((radio) => radio.value === "reject");
   box.addEventListener("input", () => {
-    if (words_ && box.value) words_.checked = true;
+    if (inWords && box.value) inWords.checked = true;
   });
   const label = make("label", "words", textLabel);
   label.append(box);
