@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import hashlib
 import hmac
 import json
@@ -18,9 +19,11 @@ import os
 import re
 import secrets
 import signal
+import socket
 import sys
+import termios
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -894,8 +897,7 @@ async def follow(request: web.Request, run: Run, after: int) -> web.StreamRespon
                 break
             elif not await run.log.wait(after, settings.heartbeat_s):
                 frames = HEARTBEAT
-        async with asyncio.timeout(settings.send_timeout_s):
-            await response.write_eof()
+        await reader.wait_for(response.write_eof())
     except (TimeoutError, ConnectionError):
         logger.debug("run=%s lost a reader", run.id)
         if request.transport:
@@ -913,25 +915,43 @@ class Reader:
         self._writer = writer
         self._timeout_s = timeout_s
         if transport := self._protocol.transport:
-            # Nothing waits in this process for a slow reader but what was written last.
+            # What a slow reader has not taken waits in the log, and only a little of it here or
+            # in the kernel, which would otherwise take megabytes for each reader.
             transport.set_write_buffer_limits(0)
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, WRITE_BYTES
+            )
 
     async def write(self, data: bytes) -> None:
-        """Write, and wait until the kernel has taken it all.
-
-        Raises TimeoutError where the reader takes not one byte in time, ConnectionError where it
-        is gone.
-        """
+        """Write, and wait until the kernel has taken it all. Raises as `wait_for` does."""
         await self._writer.write(data, drain=False)
-        # The timer is set only for a reader that is behind.
-        while self._protocol.writing_paused and (transport := self._protocol.transport):
-            left = transport.get_write_buffer_size()
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._writer.drain()
-            except TimeoutError:
-                if transport.get_write_buffer_size() >= left:
-                    raise
+        if self._protocol.writing_paused:
+            await self.wait_for(self._writer.drain())
+
+    async def wait_for(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Wait until this is sent, however slow the reader.
+
+        Raises TimeoutError where it takes not one byte in time, ConnectionError where it is gone.
+        """
+        task = asyncio.ensure_future(sending)
+        try:
+            while not task.done() and (transport := self._protocol.transport):
+                left = bytes_left(transport)
+                try:
+                    # Shielded, since aiohttp's writer cannot wait again once it was cancelled.
+                    async with asyncio.timeout(self._timeout_s):
+                        await asyncio.shield(task)
+                except TimeoutError:
+                    if bytes_left(transport) == left:
+                        raise
+        finally:
+            task.cancel()
+
+
+def bytes_left(transport: asyncio.Transport) -> int:
+    """Return how many bytes the other side has not acknowledged. Source: Linux, tcp(7), SIOCOUTQ."""
+    queued = fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+    return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
 
 # ----------------------------------------------------------------------------- the application

@@ -71,18 +71,25 @@ class Client:
     async def __aenter__(self) -> Self:
         # A run may take longer than aiohttp's five minutes, and headers may be long.
         self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(60))
+        self.streams: list[Stream] = []
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for stream in self.streams:
+            stream.close()
         await self.session.close()
+
+    async def _stream(self, response: aiohttp.ClientResponse) -> Stream:
+        assert response.status == 200, await response.text()
+        self.streams.append(Stream(response))
+        return self.streams[-1]
 
     async def ask(self, message: str | None = None, /, **fields: Any) -> Stream:
         """Start a run and return its stream; ``headers`` are the request's."""
         headers = fields.pop("headers", {})
         body = {"message": message, **fields} if message is not None else fields
         response = await self.session.post("/api/chat", json=body, headers=headers)
-        assert response.status == 200, await response.text()
-        return Stream(response)
+        return await self._stream(response)
 
     async def run(self, message: str | None = None, /, **fields: Any) -> list[Event]:
         """Start a run and return all its events, checked against what always holds."""
@@ -90,11 +97,10 @@ class Client:
         check(events)
         return events
 
-    async def follow(self, run_id: str, after: int | None = None) -> Stream:
+    async def follow(self, run_id: str, after: int | None = None, query: str = "") -> Stream:
         headers = {} if after is None else {"Last-Event-ID": str(after)}
-        response = await self.session.get(f"/api/runs/{run_id}/events", headers=headers)
-        assert response.status == 200, await response.text()
-        return Stream(response)
+        response = await self.session.get(f"/api/runs/{run_id}/events{query}", headers=headers)
+        return await self._stream(response)
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """Return status and JSON body, None where there is none."""

@@ -1,0 +1,302 @@
+"""The real ``python app.py``: what a server inside the tests would not show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.client import Stream, check, kinds
+from tests.conftest import ROOT, Process
+from tests.upstream import STALL, Upstream, text
+
+Launch = Callable[..., Awaitable[Process]]
+
+
+async def test_the_questions_of_the_readme_stream_through_curl(launch: Launch) -> None:
+    server = await launch()
+    curl = await asyncio.create_subprocess_exec(
+        *("curl", "-sN", "-H", "Content-Type: application/json"),
+        *("-d", '{"message":"12 * (3 + 4) と東京の時刻は?"}', f"{server.url}/api/chat"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await curl.communicate()
+    lines = out.decode().splitlines()
+    types = [{"type": line[7:]} for line in lines if line.startswith("event: ")]
+    assert kinds(types) == [
+        *("start", "thinking", "tool_call", "tool_call", "tool_result", "tool_result"),
+        *("text_delta", "final_answer", "done"),
+    ]
+    assert "84" in lines[-6]
+    assert "東京" in lines[-6]
+
+
+async def test_events_arrive_as_they_happen(launch: Launch) -> None:
+    server = await launch(DEMO_TOKENS_PER_S="20")
+    stream = await server.ask("What can you do?")
+    times = [time.monotonic() async for event in stream if event["type"] == "text_delta"]
+    spent = times[-1] - times[0]
+    assert len(times) > 10
+    # A stream that something collected would have come in no time.
+    assert spent > 0.5 * (len(times) - 1) / 20
+
+
+async def test_a_reader_that_leaves_starts_the_grace_at_once(
+    launch: Launch, upstream: Upstream
+) -> None:
+    upstream.replies = [[*text("Hel"), STALL]]
+    server = await launch(OPENAI_BASE_URL=upstream.url, DISCONNECT_GRACE_S="0.1", HEARTBEAT_S="60")
+    stream = await server.ask("hi")
+    run_id = (await stream.until("start"))["run_id"]
+    await stream.until("text_delta")
+    stream.close()
+    async with asyncio.timeout(1):
+        await upstream.dropped.wait()
+    events = await (await server.follow(run_id)).events()
+    check(events)
+    assert events[-1]["reason"] == "cancelled"
+
+
+async def test_heartbeats_come_before_the_first_token(launch: Launch, upstream: Upstream) -> None:
+    go = asyncio.Event()
+    upstream.replies = [[go, *text("Hello")]]
+    server = await launch(OPENAI_BASE_URL=upstream.url, HEARTBEAT_S="0.1")
+    stream = await server.ask("hi")
+    await stream.until("thinking")
+    for _ in range(3):
+        await stream.response.content.readuntil(b": heartbeat\n\n")
+    go.set()
+    assert (await stream.until("final_answer"))["content"] == "Hello"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_streams_with_their_terminal_events(
+    launch: Launch, upstream: Upstream, signum: int
+) -> None:
+    upstream.replies = [[*text("Hel"), STALL]]
+    server = await launch(OPENAI_BASE_URL=upstream.url, SHUTDOWN_GRACE_S="0.5")
+    stream = await server.ask("hi")
+    start = await stream.until("start")
+    await stream.until("text_delta")
+    began = time.monotonic()
+    server.process.send_signal(signum)
+    # Within the grace reads are answered, health says so, and new runs are refused.
+    while (await server.call("GET", "/healthz"))[0] == 200:
+        await asyncio.sleep(0)
+    assert await server.call("GET", "/healthz") == (503, {"status": "draining"})
+    assert (await server.call("GET", f"/api/runs/{start['run_id']}"))[0] == 200
+    status, body = await server.call("POST", "/api/chat", json={"message": "hi"})
+    assert (status, body["error"]["code"]) == (503, "draining")
+    tail = await stream.events()
+    assert [e["type"] for e in tail] == ["error", "done"]
+    assert tail[0]["code"] == tail[1]["reason"] == "shutdown"
+    assert await asyncio.wait_for(server.process.wait(), 5) == 0
+    assert time.monotonic() - began < 0.5 + 2
+
+
+async def test_a_run_may_finish_within_the_grace(launch: Launch, upstream: Upstream) -> None:
+    go = asyncio.Event()
+    upstream.replies = [[*text("Hel"), go, *text("lo")]]
+    server = await launch(OPENAI_BASE_URL=upstream.url, SHUTDOWN_GRACE_S="30")
+    stream = await server.ask("hi")
+    await stream.until("text_delta")
+    server.process.send_signal(signal.SIGTERM)
+    while (await server.call("GET", "/healthz"))[0] == 200:
+        await asyncio.sleep(0)
+    go.set()
+    assert (await stream.until("done"))["reason"] == "completed"
+    assert await asyncio.wait_for(server.process.wait(), 5) == 0
+
+
+async def test_a_second_interrupt_ends_it_at_once(launch: Launch, upstream: Upstream) -> None:
+    upstream.replies = [[STALL]]
+    server = await launch(OPENAI_BASE_URL=upstream.url, SHUTDOWN_GRACE_S="60")
+    stream = await server.ask("hi")
+    await stream.until("thinking")
+    server.process.send_signal(signal.SIGINT)
+    while (await server.call("GET", "/healthz"))[0] == 200:
+        await asyncio.sleep(0)
+    server.process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(server.process.wait(), 2) != 0
+
+
+class SlowReader:
+    """A connection that takes bytes only when told to, with as small a window as there is."""
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.connect((host, int(port)))
+        self.socket.setblocking(False)
+
+    async def send(self, request: str) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.socket, request.encode())
+
+    async def take(self, size: int) -> bytes:
+        return await asyncio.get_running_loop().sock_recv(self.socket, size)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+# More than what the kernel holds for a connection.
+LARGE = ["x" * 1000] * 8000
+LARGE_LIMIT = str(2**25)
+
+
+async def test_a_reader_that_stalls_holds_up_neither_its_run_nor_shutdown(
+    launch: Launch, upstream: Upstream
+) -> None:
+    upstream.replies = [text(*LARGE)]
+    server = await launch(OPENAI_BASE_URL=upstream.url, MAX_RUN_BYTES=LARGE_LIMIT)
+    async with SlowReader(server.url) as reader:
+        stream = await server.ask("hi")
+        await reader.send(f"GET {stream.headers['Location']} HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.take(12)).endswith(b"200")
+        # The other reader has it all, and the run is over.
+        assert b'"reason":"completed"' in (await stream.response.read())[-1000:]
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(server.process.wait(), 5) == 0
+        assert time.monotonic() - began < 2
+
+
+async def test_a_stalled_reader_is_dropped_and_a_slow_one_is_not(
+    launch: Launch, upstream: Upstream
+) -> None:
+    upstream.replies = [text(*LARGE)]
+    server = await launch(
+        OPENAI_BASE_URL=upstream.url, MAX_RUN_BYTES=LARGE_LIMIT, SEND_TIMEOUT_S="0.5"
+    )
+    stream = await server.ask("hi")
+    await stream.response.read()
+    request = f"GET {stream.headers['Location']} HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with SlowReader(server.url) as stalled, SlowReader(server.url) as slow:
+        for reader in (stalled, slow):
+            await reader.send(request)
+        data = b""
+        began = time.monotonic()
+        # Never silent for long, but behind for much longer than the server is patient.
+        while time.monotonic() - began < 2:
+            data += await slow.take(4096)
+            await asyncio.sleep(0.01)
+        while not data.endswith(b"0\r\n\r\n"):
+            assert (more := await slow.take(2**20)), "dropped"
+            data += more
+        assert b"event: done" in data[-1000:]
+        rest = b""
+        with suppress(ConnectionError):
+            while more := await stalled.take(2**20):
+                rest += more
+        assert b"event: done" not in rest
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"PORT": "x"}, "PORT wants a whole number from 0 to 65535, got 'x'"),
+        ({"AGENT": "nothing"}, "AGENT wants module:attribute, got 'nothing'"),
+        ({"AGENT": "no_such_module:graph"}, "AGENT wants module:attribute"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_one_line(environ: dict[str, str], words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "app.py")],
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(words)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_help_lists_every_setting() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "app.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    from app import Settings
+
+    for name in Settings.__dataclass_fields__:
+        assert f"  {name.upper()} " in done.stdout
+
+
+async def test_flags_win_over_the_environment(launch: Launch) -> None:
+    server = await launch("--host", "127.0.0.1", PORT="1", HOST="192.0.2.1")
+    assert (await server.call("GET", "/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["graph", "factory", "chain"])
+async def test_the_environment_names_an_agent_of_ones_own(launch: Launch, name: str) -> None:
+    server = await launch(AGENT=f"agents:{name}", PYTHONPATH=str(ROOT / "tests"))
+    events = await server.run("hi", thread_id="t")
+    check(events)
+    assert events[-2]["content"] == "You said: hi"
+    assert (await server.call("GET", "/api/info"))[1]["agent"] == f"agents:{name}"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["role"] for m in thread["messages"]] == ["user", "assistant"]
+
+
+async def test_the_log_tells_a_run_without_its_words(launch: Launch, tmp_path: Path) -> None:
+    server = await launch()
+    events = await server.run("calculate 6 * 7")
+    run_id = events[0]["run_id"]
+    log = server.log()
+    lines = [line for line in log.splitlines() if f"run={run_id}" in line]
+    assert len(lines) == 4
+    for line, words in zip(
+        lines,
+        ("started", "'calculate' called", "'calculate' ok", "ended reason=completed events="),
+        strict=True,
+    ):
+        assert words in line
+    assert "6 * 7" not in log
+    assert "42" not in lines[2].split(" ms=")[0].split("id=")[0]
+
+
+async def test_it_serves_soon_after_its_imports() -> None:
+    """No more than 0.3 s beyond what the two packages cost, as medians of several starts."""
+
+    async def spent(*command: str) -> float:
+        began = time.monotonic()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        assert process.stdout
+        await process.stdout.readline()
+        took = time.monotonic() - began
+        process.kill()
+        await process.wait()
+        return took
+
+    imports = "import aiohttp.web, langgraph.graph, langgraph.prebuilt; print(1, flush=True)"
+    pairs = [(await spent("app.py", "--port=0"), await spent("-c", imports)) for _ in range(5)]
+    assert sorted(ours - theirs for ours, theirs in pairs)[2] < 0.3
+
+
+async def test_a_heartbeat_never_cuts_an_event(launch: Launch) -> None:
+    server = await launch(HEARTBEAT_S="0.001", DEMO_TOKENS_PER_S="200")
+    stream: Stream = await server.ask("What can you do?")
+    check(await stream.events())
+    assert stream.heartbeats
