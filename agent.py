@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -40,6 +41,7 @@ from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
     SystemMessage,
+    ToolCall,
     ToolMessage,
     convert_to_messages,
 )
@@ -246,27 +248,43 @@ def _calls(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
     return [*message.tool_calls, *message.invalid_tool_calls]
 
 
+def _unanswered(history: Sequence[AnyMessage]) -> Iterator[tuple[int, int, list[Any]]]:
+    """Yield the position of each message with open tool calls, where its results end, and those.
+
+    Results follow their message, so an id that comes again later is another call.
+    """
+    for position, message in enumerate(history):
+        if calls := _calls(message):
+            results = [*takewhile(lambda m: isinstance(m, ToolMessage), history[position + 1 :])]
+            answered = {result.tool_call_id for result in results}  # type: ignore[union-attr]
+            if unanswered := [call for call in calls if call["id"] not in answered]:
+                yield position, position + 1 + len(results), unanswered
+
+
 def _close_calls(
     history: Sequence[AnyMessage], outputs: Mapping[str, ToolMessage]
 ) -> list[AnyMessage]:
     """Return the messages that give every tool call of the history its result.
 
-    A result follows its call. Where other messages came between, the call is taken out instead,
-    by a message of the same id, which replaces the first.
+    Where other messages came between, the call is taken out instead. A message of the same id
+    replaces the one before.
     """
-    answered = {m.tool_call_id for m in history if isinstance(m, ToolMessage)}
     repairs: list[AnyMessage] = []
-    for position, message in enumerate(history):
-        unanswered = [call for call in _calls(message) if call["id"] not in answered]
-        if not unanswered:
+    for position, end, unanswered in _unanswered(history):
+        message, calls = history[position], _calls(history[position])
+        if end < len(history):
+            repairs.append(_with_calls(message, [call for call in calls if call not in unanswered]))
             continue
-        if all(isinstance(later, ToolMessage) for later in history[position + 1 :]):
-            repairs += [outputs.get(call["id"]) or _cancelled(call) for call in unanswered]
-        elif isinstance(message, AIMessage):
-            kept = [call for call in message.tool_calls if call["id"] in answered]
-            content = message.content or ("" if kept else "…")
-            repairs.append(AIMessage(content, id=message.id, tool_calls=kept))
+        if any(isinstance(call["args"], str) for call in calls):
+            repairs.append(_with_calls(message, calls))  # Some servers parse old arguments, too.
+        repairs += [outputs.get(call["id"]) or _cancelled(call) for call in unanswered]
     return repairs
+
+
+def _with_calls(message: AnyMessage, calls: Sequence[Mapping[str, Any]]) -> AIMessage:
+    kept = [ToolCall(name=c["name"], args=_input(c["args"]), id=c["id"]) for c in calls]
+    # A message with neither text nor calls is refused, too.
+    return AIMessage(message.content or ("" if kept else "…"), id=message.id, tool_calls=kept)
 
 
 def _cancelled(call: Mapping[str, Any]) -> ToolMessage:
@@ -346,6 +364,7 @@ class Translator:
         self._carried: dict[str, _Call] = {}
         self._streaming: dict[tuple[str | None, Any], tuple[str, _Call]] = {}
         self._open: dict[str, str] = {}
+        self._ended: set[str] = set()
         self._known: set[str | None] = set()
 
     def translate(self, part: Any) -> Iterator[StreamEvent]:
@@ -435,7 +454,7 @@ class Translator:
         """
         call_id = message.tool_call_id
         call = self._asked.pop(call_id, None) or self._carried.get(call_id)
-        if call and call_id not in self._open and call_id not in self.outputs.keys() | self.failed:
+        if call and call_id not in self._open and call_id not in self._ended:
             yield from self._opened(call_id, call.tool, call.input)
             yield from self.tool_finished(call_id, message)
 
@@ -467,13 +486,8 @@ class Translator:
     def carry(self, history: Sequence[AnyMessage]) -> None:
         """Learn the calls that an earlier run asked for, since a resumed graph starts them."""
         self._known = {message.id for message in history}
-        answered = {m.tool_call_id for m in history if isinstance(m, ToolMessage)}
-        for message in reversed(history):
-            if isinstance(message, HumanMessage):
-                break
-            for call in _calls(message):
-                if call["id"] not in answered:
-                    self._carried[call["id"]] = _Call(call["name"], call["args"])
+        for _, _, calls in _unanswered(history):
+            self._carried.update((call["id"], _Call(call["name"], call["args"])) for call in calls)
 
     def finish(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
         """Yield what only the end tells: interrupts, messages that the history alone has, the
@@ -515,7 +529,7 @@ class Translator:
             yield from self._closed(call_id, "cancelled")
         self._open[call_id] = tool
         self.outputs.pop(call_id, None)
-        self.failed.discard(call_id)
+        self._ended.add(call_id)
         yield StreamEvent("tool_call", tool=tool, tool_call_id=call_id, input=given)
 
     def _closed(self, call_id: str, status: str) -> Iterator[StreamEvent]:

@@ -84,7 +84,7 @@ class ScriptedModel(BaseChatModel):
                 case str():
                     yield ChatGenerationChunk(message=AIMessageChunk(content=step))
                 case AIMessageChunk():
-                    yield ChatGenerationChunk(message=step)
+                    yield ChatGenerationChunk(message=step.model_copy())
                 case _:
                     step()
             await asyncio.sleep(0)
