@@ -1061,9 +1061,9 @@ def main() -> None:
     """Read the settings, choose the agent and serve it."""
     try:
         settings = read_settings(parse_arguments())
-        logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        # Only this server's own level: libraries log addresses and texts below WARNING.
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logger.setLevel(settings.log_level)
         agent = choose_agent(settings)
     except SettingError as error:
         print(error, file=sys.stderr)
