@@ -135,26 +135,38 @@ class Agent:
         if isinstance(self.graph.checkpointer, BaseCheckpointSaver):
             await self.graph.checkpointer.adelete_thread(thread_id)
 
-    async def settle(self, thread_id: str, turn: Turn | None = None) -> None:
+    async def settle(self, thread_id: str, turn: Turn | None = None) -> list[AnyMessage]:
         """Leave the thread so that its next turn works and knows what its user saw.
 
         A tool call without its result is closed, since every provider refuses a history that has
         one; text of ``turn`` that the graph did not get to keep is added; what the graph would
-        have done next is dropped.
+        have done next is dropped. Returns the messages of the thread.
         """
         config, graph = _config(thread_id), self.graph
-        if (await graph.aget_state(config)).next:
+        state = await graph.aget_state(config)
+        if state.next:
             # Ends the pending step, and keeps the writes of those of its tasks that had finished.
             await graph.aupdate_state(config, None, as_node=END)
-        history = _history_of((await graph.aget_state(config)).values)
+            state = await graph.aget_state(config)
+        history = _history_of(state.values)
         repairs = _close_calls(history, turn.translator.outputs if turn else {})
         known = {message.id for message in history}
         for message_id, text in turn.translator.texts.items() if turn else ():
             if text and message_id not in known:
                 repairs.append(AIMessage("".join(text), id=message_id))
-        if repairs:
-            await graph.aupdate_state(config, {"messages": repairs}, as_node=START)
-            await graph.aupdate_state(config, None, as_node=END)
+        if not repairs:
+            return history
+        return await self.add(thread_id, repairs)
+
+    async def add(self, thread_id: str, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
+        """Add messages to a thread, as an input that nothing runs on; returns all of them."""
+        config = _config(thread_id)
+        await self.graph.aupdate_state(config, {"messages": messages}, as_node=START)
+        await self.graph.aupdate_state(config, None, as_node=END)
+        return await self.history(thread_id)
+
+    async def history(self, thread_id: str) -> list[AnyMessage]:
+        return _history_of((await self.graph.aget_state(_config(thread_id))).values)
 
 
 class Turn:
@@ -176,34 +188,27 @@ class Turn:
         Raises whatever the graph raises; `describe` says what to tell of that. Closing the
         generator, or cancelling the task that iterates it, stops the graph and its model call.
         """
-        agent, translator = self._agent, self.translator
-        config = _config(self._thread_id)
-        config["callbacks"] = [_ToolScope()]
-        graph_input: Any = None
-        if self._message is not None:
-            yield StreamEvent("thinking", content=_thinking(self._message))
-            await agent.settle(self._thread_id)
-            graph_input = {"messages": [HumanMessage(self._message, id=str(uuid4()))]}
+        agent, translator, thread_id = self._agent, self.translator, self._thread_id
+        config: RunnableConfig = {**_config(thread_id), "callbacks": [_ToolScope()]}
+        yield StreamEvent("thinking", content=_thinking(self._message or ""))
+        given: Any = Command(resume=self._answers) if self._answers else None
+        if self._message is None:
+            history = await agent.history(thread_id)
         else:
-            yield StreamEvent("thinking", content=_thinking(""))
-            if self._answers:
-                graph_input = Command(resume=self._answers)
-        if agent.chain is not None:
-            await agent.graph.aupdate_state(config, graph_input, as_node=START)
-            await agent.graph.aupdate_state(config, None, as_node=END)
-        before = _history_of((await agent.graph.aget_state(config)).values)
-        translator.carry(before)
-        if agent.chain is not None:
-            source = translate_events(agent.chain, {"messages": before}, config, translator)
+            history = await agent.settle(thread_id)
+            given = {"messages": [HumanMessage(self._message, id=str(uuid4()))]}
+        translator.carry(history)
+        if agent.chain is None:
+            source = translate_parts(agent.graph, given, config, translator)
         else:
-            source = translate_parts(agent.graph, graph_input, config, translator)
+            history = await agent.add(thread_id, given["messages"])
+            source = translate_events(agent.chain, {"messages": history}, config, translator)
         async with aclosing(source):
             async for event in source:
                 yield event
         if agent.chain is not None:
-            await agent.settle(self._thread_id, self)
-        after = _history_of((await agent.graph.aget_state(config)).values)
-        for event in translator.finish(after):
+            await agent.settle(thread_id, self)
+        for event in translator.finish(await agent.history(thread_id)):
             yield event
 
     def close(self, reason: str) -> Iterator[StreamEvent]:
@@ -399,7 +404,7 @@ class Translator:
                 yield StreamEvent("thinking", content=_text(note))
 
     def message(self, message: AIMessage, inside_tool: bool) -> Iterator[StreamEvent]:
-        """Yield the deltas of a model's message, or of a chunk of one, and note what it asks for."""
+        """Yield the deltas of a model's message or chunk, and note the tools that it asks for."""
         if message.usage_metadata:
             for key in ("input_tokens", "output_tokens", "total_tokens"):
                 self.usage[key] = self.usage.get(key, 0) + message.usage_metadata[key]
@@ -740,7 +745,7 @@ def _plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=str, bytes_mode="base64")
 
 
-def describe(error: BaseException, answering: bool) -> StreamEvent:
+def describe(error: BaseException | None, answering: bool) -> StreamEvent:
     """Return the ``error`` event for what a run raised, without its ``ref``.
 
     Providers are told apart by langchain-core's model exceptions or, where an integration does
@@ -780,7 +785,7 @@ def describe(error: BaseException, answering: bool) -> StreamEvent:
     return StreamEvent("error", code=code, message=message, retryable=retryable)
 
 
-def _is_openai_error(error: BaseException) -> bool:
+def _is_openai_error(error: BaseException | None) -> bool:
     # An error inside a stream comes as the package's bare base class. Not imported for the test.
     openai = sys.modules.get("openai")
     return openai is not None and isinstance(error, openai.APIError)

@@ -28,7 +28,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
@@ -65,123 +64,84 @@ class SettingError(ValueError):
     """A setting has a value that it cannot have; the text is one line for a person."""
 
 
-def _number(text: str) -> float:
-    value = float(text) if text.isascii() else math.nan
-    if not value >= 0:
-        raise ValueError
-    return int(value) if value.is_integer() else value
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return parse
 
 
-def _finite(text: str) -> float:
-    if math.isinf(value := _number(text)):
-        raise ValueError
-    return value
+def _number(
+    lowest: float = 0, highest: float = sys.float_info.max, whole: bool = False
+) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = int(text) if whole else float(text)
+        # False for NaN, too.
+        if not text.isascii() or not lowest <= value <= highest:
+            raise ValueError
+        return int(value) if float(value).is_integer() else value
 
-
-def _positive(text: str) -> float:
-    if not (value := _finite(text)) > 0:
-        raise ValueError
-    return value
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", text):
-        raise ValueError
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not (value := _whole(text)):
-        raise ValueError
-    return value
-
-
-def _port(text: str) -> int:
-    if (value := _whole(text)) > 65535:
-        raise ValueError
-    return value
-
-
-def _token(text: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueError
-    return text
-
-
-def _url(text: str) -> str:
-    if urlsplit(text).scheme not in ("http", "https") or not urlsplit(text).hostname:
-        raise ValueError
-    return text
+    return parse
 
 
 def _origins(text: str) -> frozenset[str]:
-    origins = [part.strip().lower() for part in text.split(",") if part.strip()]
-    for origin in origins:
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
-            raise ValueError
-    return frozenset(origins)
+    parse = _matching(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+    return frozenset(parse(part.strip().lower()) for part in text.split(",") if part.strip())
 
 
-def _documents(text: str) -> str:
+def _path(text: str) -> str:
     if not Path(text).exists():
         raise ValueError
     return text
 
 
-def _level(text: str) -> str:
-    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-        raise ValueError
-    return text.upper()
+def _setting(default: Any, wants: str, parse: Callable[[str], Any], about: str) -> Any:
+    return field(default=default, metadata={"wants": wants, "parse": parse, "about": about})
 
 
-def _setting(default: Any, parse: Callable[[str], Any], wants: str, about: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "wants": wants, "about": about})
-
-
-SECONDS = "a number of seconds, 0 or more"
-ABOVE_0 = "a number of seconds above 0"
+NAME = "a name", str
+SECRET = "visible ASCII characters", _matching("[!-~]+")
+PORT = "a whole number from 0 to 65535", _number(0, 65535, whole=True)
+COUNT = "a whole number above 0", _number(1, whole=True)
+RATE = "a number, 0 or more", _number()
+SECONDS = "a number of seconds, 0 or more", _number()
+ENDLESS = "a number of seconds, 0 or more, or inf", _number(highest=math.inf)
+ABOVE_0 = "a number of seconds above 0", _number(sys.float_info.min)
+URL = "an http or https URL", _matching(r"https?://[^\s/]+\S*")
+PATH = "a folder or file that exists", _path
+ORIGINS = "origins such as https://example.com, separated by commas, or *", _origins
+LEVEL = "DEBUG, INFO, WARNING or ERROR", _matching("DEBUG|INFO|WARNING|ERROR")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the environment sets, each variable named as its field in capitals."""
 
-    host: str = _setting("127.0.0.1", str, "an address", "address to listen on")
-    port: int = _setting(8000, _port, "a whole number from 0 to 65535", "port; 0: any free one")
-    agent: str = _setting("", str, "module:attribute", "your own graph; empty: the built-in agent")
-    openai_api_key: str = _setting("", _token, "visible ASCII characters", "key of the model")
-    openai_base_url: str = _setting("", _url, "an http or https URL", "OpenAI-compatible server")
-    openai_model: str = _setting("gpt-5-mini", str, "a name", "model to ask for there")
-    docs_dir: str = _setting(
-        "", _documents, "a folder or file that exists", "what search_docs searches; empty: README"
-    )
-    demo_tokens_per_s: float = _setting(
-        50, _finite, "a number, 0 or more", "pace of the demo model; 0: no pause"
-    )
+    host: str = _setting("127.0.0.1", *NAME, "address to listen on")
+    port: int = _setting(8000, *PORT, "port to listen on; 0: any free one")
+    agent: str = _setting("", *NAME, "your own graph, module:attribute; empty: the built-in agent")
+    openai_api_key: str = _setting("", *SECRET, "key of the model")
+    openai_base_url: str = _setting("", *URL, "OpenAI-compatible server")
+    openai_model: str = _setting("gpt-5-mini", *NAME, "model to ask for there")
+    docs_dir: str = _setting("", *PATH, "what search_docs searches; empty: the README")
+    demo_tokens_per_s: float = _setting(50, *RATE, "pace of the demo model; 0: no pause")
     cors_origins: frozenset[str] = _setting(
-        frozenset({"http://localhost:3000"}),
-        _origins,
-        "origins such as https://example.com, separated by commas, or *",
-        "other origins that may call",
+        frozenset({"http://localhost:3000"}), *ORIGINS, "other origins that may call"
     )
-    api_token: str = _setting("", _token, "visible ASCII characters", "bearer token for /api/")
-    heartbeat_s: float = _setting(15, _positive, ABOVE_0, "silence before a heartbeat")
-    run_timeout_s: float = _setting(120, _positive, ABOVE_0, "the longest a run may take")
-    send_timeout_s: float = _setting(
-        30, _positive, ABOVE_0, "how long a reader may take no byte before it is dropped"
-    )
-    disconnect_grace_s: float = _setting(
-        10, _number, SECONDS + ", or inf", "how long a run goes on without a reader"
-    )
-    shutdown_grace_s: float = _setting(5, _finite, SECONDS, "what running runs get at shutdown")
-    run_ttl_s: float = _setting(120, _finite, SECONDS, "how long an ended run is kept")
-    max_runs: int = _setting(100, _count, "a whole number above 0", "running runs")
-    max_run_bytes: int = _setting(4194304, _count, "a whole number above 0", "bytes of one run")
-    max_body_bytes: int = _setting(262144, _count, "a whole number above 0", "bytes of a request")
-    max_threads: int = _setting(1000, _count, "a whole number above 0", "remembered threads")
-    log_level: str = _setting(
-        "INFO", _level, "DEBUG, INFO, WARNING, ERROR or CRITICAL", "how much is logged"
-    )
+    api_token: str = _setting("", *SECRET, "bearer token for /api/")
+    heartbeat_s: float = _setting(15, *ABOVE_0, "silence before a heartbeat")
+    run_timeout_s: float = _setting(120, *ABOVE_0, "the longest a run may take")
+    send_timeout_s: float = _setting(30, *ABOVE_0, "when a reader that takes no byte is dropped")
+    disconnect_grace_s: float = _setting(10, *ENDLESS, "how long a run goes on without a reader")
+    shutdown_grace_s: float = _setting(5, *SECONDS, "what running runs get at shutdown")
+    run_ttl_s: float = _setting(120, *SECONDS, "how long an ended run is kept")
+    max_runs: int = _setting(100, *COUNT, "runs at once")
+    max_run_bytes: int = _setting(4194304, *COUNT, "bytes of a run's events")
+    max_body_bytes: int = _setting(262144, *COUNT, "bytes of a request's body")
+    max_threads: int = _setting(1000, *COUNT, "remembered conversations")
+    log_level: str = _setting("INFO", *LEVEL, "how much is logged")
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -312,20 +272,13 @@ class Run:
             reason = self._stop.result()
             if reason == "cancelled":
                 return reason, None
-            error = StreamEvent("error", code=reason, message=STOPPED[reason], retryable=True)
-        elif isinstance(failure, OverflowError) and self._full:
-            reason = "error"
-            error = StreamEvent(
-                "error",
-                code="too_large",
-                message="The answer is larger than a run may be.",
-                retryable=False,
-            )
+            error = StreamEvent("error", code=reason, message=ENDED_BY[reason], retryable=True)
+        elif self._full:
+            reason, code = "error", "too_large"
+            error = StreamEvent("error", code=code, message=ENDED_BY[code], retryable=False)
         else:
-            reason, error = (
-                "error",
-                describe(failure or asyncio.CancelledError(), self._turn.translator.answering),
-            )
+            reason = "error"
+            error = describe(failure, self._turn.translator.answering)
         error.ref = log_failure(f"run={self.id} failed code={error.code}", failure)
         return reason, error
 
@@ -386,8 +339,9 @@ class Run:
         return round(1000 * (at - self._started))
 
 
-STOPPED = {
+ENDED_BY = {
     "timeout": "The run took longer than it may.",
+    "too_large": "The answer is larger than a run may be.",
     "shutdown": "The server is shutting down. Try again in a moment.",
 }
 
@@ -949,7 +903,7 @@ class Reader:
 
 
 def bytes_left(transport: asyncio.Transport) -> int:
-    """Return how many bytes the other side has not acknowledged. Source: Linux, tcp(7), SIOCOUTQ."""
+    """Return how many bytes the other side has not acknowledged. Source: Linux, "tcp(7)"."""
     queued = fcntl.ioctl(transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
     return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
