@@ -47,6 +47,7 @@ from langchain_core.messages import (
 )
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langgraph.channels import LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
@@ -124,10 +125,10 @@ class Agent:
         state = await self.graph.aget_state(_config(thread_id))
         if not state.values:
             return None
-        tools = {c["id"]: c["name"] for m in _history_of(state.values) for c in _calls(m)}
+        history = _history_of(state.values)
+        tools = {call["id"]: call["name"] for message in history for call in _calls(message)}
         failed = self.failed.get(thread_id, set())
-        told = (_tell(m, tools, failed) for m in _history_of(state.values))
-        return [message for message in told if message]
+        return [told for message in history if (told := _tell(message, tools, failed))]
 
     async def forget(self, thread_id: str) -> None:
         """Forget the thread, its checkpoints included."""
@@ -151,6 +152,8 @@ class Agent:
         history = _history_of(state.values)
         repairs = _close_calls(history, turn.translator.outputs if turn else {})
         known = {message.id for message in history}
+        if turn and turn.question and turn.question.id not in known:
+            repairs.append(turn.question)
         for message_id, text in turn.translator.texts.items() if turn else ():
             if text and message_id not in known:
                 repairs.append(AIMessage("".join(text), id=message_id))
@@ -179,7 +182,7 @@ class Turn:
         self.translator = Translator(agent.failed.setdefault(thread_id, set()))
         self._agent = agent
         self._thread_id = thread_id
-        self._message = message
+        self.question = None if message is None else HumanMessage(message, id=str(uuid4()))
         self._answers = answers
 
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
@@ -190,13 +193,13 @@ class Turn:
         """
         agent, translator, thread_id = self._agent, self.translator, self._thread_id
         config: RunnableConfig = {**_config(thread_id), "callbacks": [_ToolScope()]}
-        yield StreamEvent("thinking", content=_thinking(self._message or ""))
+        yield StreamEvent("thinking", content=_thinking(self.question))
         given: Any = Command(resume=self._answers) if self._answers else None
-        if self._message is None:
+        if self.question is None:
             history = await agent.history(thread_id)
         else:
             history = await agent.settle(thread_id)
-            given = {"messages": [HumanMessage(self._message, id=str(uuid4()))]}
+            given = {"messages": [self.question]}
         translator.carry(history)
         if agent.chain is None:
             source = translate_parts(agent.graph, given, config, translator)
@@ -229,8 +232,8 @@ def is_japanese(text: str) -> bool:
     return re.search("[ぁ-ヿ㐀-鿿々]", text) is not None
 
 
-def _thinking(message: str) -> str:
-    return "考え中…" if is_japanese(message) else "Thinking…"
+def _thinking(question: HumanMessage | None) -> str:
+    return "考え中…" if question and is_japanese(str(question.text)) else "Thinking…"
 
 
 def _history() -> Pregel[Any, Any, Any, Any]:
@@ -241,9 +244,8 @@ def _history() -> Pregel[Any, Any, Any, Any]:
     return graph.compile()
 
 
-def _history_of(values: Any) -> list[AnyMessage]:
-    messages = values.get("messages", []) if isinstance(values, Mapping) else values.messages
-    return cast(list[AnyMessage], convert_to_messages(messages))
+def _history_of(values: Mapping[str, Any]) -> list[AnyMessage]:
+    return cast(list[AnyMessage], convert_to_messages(values.get("messages", [])))
 
 
 def _calls(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
@@ -820,6 +822,8 @@ def load_agent(spec: str) -> Agent:
         raise AgentError(f"it is a {type(found).__name__}, not a graph or another Runnable")
     if isinstance(found, Pregel) and "messages" not in _input_fields(found):
         raise AgentError("the graph's input has no 'messages', a list of chat messages")
+    if isinstance(found, Pregel) and isinstance(found.channels["messages"], LastValue):
+        raise AgentError("the graph's 'messages' need a reducer, such as add_messages")
     return Agent(found, name=spec)
 
 

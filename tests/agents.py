@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
+from pydantic import BaseModel
 
 
 def echo(state: MessagesState) -> dict[str, Any]:
@@ -32,6 +34,26 @@ _cats = StateGraph(Cat)
 _cats.add_node("purr", lambda state: {})
 _cats.add_edge(START, "purr")
 no_messages = _cats.compile()
+
+
+class Unreduced(TypedDict):
+    messages: list[Any]
+
+
+_unreduced = StateGraph(Unreduced)
+_unreduced.add_node("say", lambda state: {})
+_unreduced.add_edge(START, "say")
+no_reducer = _unreduced.compile()
+
+
+class Model(BaseModel):
+    messages: Annotated[list[Any], add_messages] = []
+
+
+_model = StateGraph(Model)
+_model.add_node("echo", lambda state: echo({"messages": state.messages}))
+_model.add_edge(START, "echo")
+pydantic = _model.compile()
 
 chain = RunnableLambda(lambda given: f"You said: {given['messages'][-1].text}")
 

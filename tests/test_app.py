@@ -295,7 +295,7 @@ async def test_respond_async_names_the_stream_and_starts_the_run(start: Start) -
     check(events)
 
 
-# ------------------------------------------------------------------------------ life and end of runs
+# ----------------------------------------------------------------------------- life and end of runs
 
 
 async def test_the_same_key_joins_the_run_that_it_started(start: Start) -> None:
@@ -403,6 +403,23 @@ async def test_cancel_answers_when_the_run_has_stopped(start: Start) -> None:
     assert tail[-1]["reason"] == "cancelled"
     status, document = await server.call("POST", f"/api/runs/{run_id}/cancel")
     assert (status, document["last_event_id"]) == (200, stream.ids[-1])
+
+
+async def test_a_question_is_remembered_however_soon_it_was_stopped(start: Start) -> None:
+    agent, _ = waiting_agent()
+    server = await start(agent)
+    for n in range(8):
+        body = {"message": f"question {n}", "thread_id": f"t{n}"}
+        _, started = await server.call(
+            "POST", "/api/chat", json=body, headers={"Prefer": "respond-async"}
+        )
+        run = server.runs.get(started["run_id"])
+        for _ in range(n):
+            await asyncio.sleep(0)
+        run.stop("cancelled")
+        await server.runs.wait_for(run)
+        _, thread = await server.call("GET", f"/api/threads/t{n}")
+        assert thread["messages"][0] == {"role": "user", "content": f"question {n}"}
 
 
 async def test_a_graph_that_does_not_let_go_is_left_behind(start: Start) -> None:

@@ -197,9 +197,12 @@ TURNS = st.lists(st.tuples(st.lists(PIECES, max_size=4), CALLS, FAILURES), min_s
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(turns=TURNS, handled=st.booleans(), streams=st.booleans(), reason=st.sampled_from(
-    ["cancelled", "shutdown", "timeout"]
-))
+@given(
+    turns=TURNS,
+    handled=st.booleans(),
+    streams=st.booleans(),
+    reason=st.sampled_from(["cancelled", "shutdown", "timeout"]),
+)
 def test_any_script_keeps_what_always_holds(
     turns: Any, handled: bool, streams: bool, reason: str
 ) -> None:

@@ -99,7 +99,9 @@ async def test_a_failure_is_shown_and_can_be_tried_again(
     upstream.replies = [503, text("Better now.")]
     page = await visit(await launch(OPENAI_BASE_URL=upstream.url))
     await ask(page, "hi")
-    await page.get_by_role("button", name=re.compile("(retry|try) ?(again)?", re.IGNORECASE)).click()
+    await page.get_by_role(
+        "button", name=re.compile("(retry|try) ?(again)?", re.IGNORECASE)
+    ).click()
     await expect(page.get_by_role("log")).to_contain_text("Better now.")
 
 

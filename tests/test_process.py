@@ -23,6 +23,12 @@ from tests.upstream import STALL, Upstream, text
 Launch = Callable[..., Awaitable[Process]]
 
 
+async def draining(server: Process) -> None:
+    """Wait until the server has heard its signal."""
+    while (await server.call("GET", "/healthz"))[0] == 200:
+        pass
+
+
 async def test_the_questions_of_the_readme_stream_through_curl(launch: Launch) -> None:
     server = await launch()
     curl = await asyncio.create_subprocess_exec(
@@ -91,8 +97,7 @@ async def test_a_signal_ends_streams_with_their_terminal_events(
     began = time.monotonic()
     server.process.send_signal(signum)
     # Within the grace reads are answered, health says so, and new runs are refused.
-    while (await server.call("GET", "/healthz"))[0] == 200:
-        await asyncio.sleep(0)
+    await draining(server)
     assert await server.call("GET", "/healthz") == (503, {"status": "draining"})
     assert (await server.call("GET", f"/api/runs/{start['run_id']}"))[0] == 200
     status, body = await server.call("POST", "/api/chat", json={"message": "hi"})
@@ -111,8 +116,7 @@ async def test_a_run_may_finish_within_the_grace(launch: Launch, upstream: Upstr
     stream = await server.ask("hi")
     await stream.until("text_delta")
     server.process.send_signal(signal.SIGTERM)
-    while (await server.call("GET", "/healthz"))[0] == 200:
-        await asyncio.sleep(0)
+    await draining(server)
     go.set()
     assert (await stream.until("done"))["reason"] == "completed"
     assert await asyncio.wait_for(server.process.wait(), 5) == 0
@@ -124,8 +128,7 @@ async def test_a_second_interrupt_ends_it_at_once(launch: Launch, upstream: Upst
     stream = await server.ask("hi")
     await stream.until("thinking")
     server.process.send_signal(signal.SIGINT)
-    while (await server.call("GET", "/healthz"))[0] == 200:
-        await asyncio.sleep(0)
+    await draining(server)
     server.process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(server.process.wait(), 2) != 0
 
@@ -247,7 +250,7 @@ async def test_flags_win_over_the_environment(launch: Launch) -> None:
     assert (await server.call("GET", "/healthz"))[0] == 200
 
 
-@pytest.mark.parametrize("name", ["graph", "factory", "chain"])
+@pytest.mark.parametrize("name", ["graph", "factory", "chain", "pydantic"])
 async def test_the_environment_names_an_agent_of_ones_own(launch: Launch, name: str) -> None:
     server = await launch(AGENT=f"agents:{name}", PYTHONPATH=str(ROOT / "tests"))
     events = await server.run("hi", thread_id="t")
