@@ -26,6 +26,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -939,34 +940,69 @@ def runs_context(agent: Agent) -> Callable[[web.Application], AsyncIterator[None
     return context
 
 
+class Connection(web.RequestHandler):
+    """One connection; what is not HTTP on it is refused without a word of how it was read."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        response = web.Response(status=status)
+        response.force_close()
+        return response
+
+
+async def listen(
+    app: web.Application, host: str, port: int
+) -> tuple[web.AppRunner, asyncio.Server]:
+    """Serve the application until the listener is closed and the runner cleaned up.
+
+    Raises OSError where the address cannot be had.
+    """
+    # A disconnect has to cancel its handler, or the grace would begin with a failed heartbeat.
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.5)
+    await runner.setup()
+    assert runner.server
+    loop = asyncio.get_running_loop()
+    quiet: Any = None
+    connect = partial(Connection, runner.server, loop=loop, access_log=quiet)
+    return runner, await loop.create_server(connect, host, port)
+
+
 async def serve(settings: Settings, agent: Agent) -> None:
     """Serve until SIGTERM or Ctrl-C, then shut down in order; a second signal ends it at once."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(
-        lambda _, context: log_failure(context["message"], context.get("exception")) and None
+        lambda _, context: logger.error(context["message"], exc_info=context.get("exception"))
     )
     app = create_app(settings, agent)
-    # A disconnect has to cancel its handler, or the grace would begin with a failed heartbeat.
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=0.5, keepalive_timeout=75
-    )
-    await runner.setup()
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        runner, listener = await listen(app, settings.host, settings.port)
     except OSError as error:
         sys.exit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
-    host, port = runner.addresses[0][:2]
+    host, port = listener.sockets[0].getsockname()[:2]
     print(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     await stop.wait()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.remove_signal_handler(signum)
         signal.signal(signum, signal.SIG_DFL)
-    # The listening socket stays open until then: reads and health checks are answered.
+    # The listener stays open until then: reads and health checks are answered.
     await app[RUNS].drain(settings.shutdown_grace_s)
+    listener.close()
     await runner.cleanup()
+
+
+def add_ref(record: logging.LogRecord) -> bool:
+    """Give every traceback in the log its ref, whoever logs it."""
+    if record.exc_info and " ref=" not in record.getMessage():
+        record.msg, record.args = f"{record.getMessage()} ref={secrets.token_hex(4)}", None
+    return True
 
 
 def parse_arguments() -> dict[str, str]:
@@ -1017,6 +1053,7 @@ def main() -> None:
         settings = read_settings(parse_arguments())
         # Only this server's own level: libraries log addresses and texts below WARNING.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logging.getLogger().handlers[0].addFilter(add_ref)
         logger.setLevel(settings.log_level)
         agent = choose_agent(settings)
     except SettingError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+import app as app_module
 from agent import Agent
 from app import RUNS, Runs, Settings, create_app
 from tests.client import Client
@@ -43,9 +44,11 @@ async def start() -> AsyncIterator[Callable[..., Awaitable[Server]]]:
 
         async def start(agent: Agent, **settings: Any) -> Server:
             app = create_app(replace(Settings(), **settings), agent)
-            runner, url = await listen(app)
+            runner, listener = await app_module.listen(app, "127.0.0.1", 0)
             stack.push_async_callback(runner.cleanup)
-            server = await stack.enter_async_context(Server(url))
+            stack.callback(listener.close)
+            port = listener.sockets[0].getsockname()[1]
+            server = await stack.enter_async_context(Server(f"http://127.0.0.1:{port}"))
             server.runs = app[RUNS]
             return server
 

@@ -183,6 +183,21 @@ async def test_an_unforeseen_failure_is_told_by_its_ref_alone(
     assert any(body["error"]["ref"] in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"]
+)
+async def test_what_is_not_http_gets_a_bare_400(start: Start, garbage: bytes) -> None:
+    server = await start(echo_agent())
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(garbage + b"\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n") or head.startswith(b"HTTP/1.0 400")
+    assert body == b""
+    writer.close()
+    await writer.wait_closed()
+    assert (await server.call("GET", "/healthz"))[0] == 200
+
+
 # ---------------------------------------------------------------------------------------- streaming
 
 
