@@ -47,7 +47,7 @@ from langchain_core.messages import (
 )
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
-from langgraph.channels import LastValue
+from langgraph.channels import DeltaChannel, LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
@@ -99,8 +99,10 @@ class Agent:
         self.model = model
         self.chain = None if isinstance(runnable, Pregel) else runnable
         graph = runnable if isinstance(runnable, Pregel) else _history()
+        self._memory: InMemorySaver | None = None
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
-            graph = graph.copy({"checkpointer": InMemorySaver()})
+            self._memory = InMemorySaver()
+            graph = graph.copy({"checkpointer": self._memory})
         self.graph: Pregel[Any, Any, Any, Any] = graph
         self.failed: dict[str, set[str]] = {}
 
@@ -161,6 +163,23 @@ class Agent:
             return history
         return await self.add(thread_id, repairs)
 
+    async def compact(self, thread_id: str) -> None:
+        """Keep a thread's newest checkpoint alone, where the server keeps it.
+
+        Each older one has the whole conversation, so that memory would grow with its square.
+        """
+        memory, config = self._memory, _config(thread_id)
+        if memory is None or (await self.graph.aget_state(config)).next:
+            return
+        # A subgraph with a memory of its own has a namespace without a task's id.
+        keeps_more = any(ns and ":" not in ns for ns in memory.storage[thread_id])
+        deltas = any(isinstance(c, DeltaChannel) for c in self.graph.channels.values())
+        if (saved := memory.get_tuple(config)) and not keeps_more and not deltas:
+            memory.delete_thread(thread_id)
+            versions = saved.checkpoint["channel_versions"]
+            place: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+            memory.put(place, saved.checkpoint, saved.metadata, versions)
+
     async def add(self, thread_id: str, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
         """Add messages to a thread, as an input that nothing runs on; returns all of them."""
         config = _config(thread_id)
@@ -218,9 +237,11 @@ class Turn:
         """Yield the results of the tool calls that the run leaves open, whatever ended it."""
         return self.translator.close(reason)
 
-    async def settle(self) -> None:
-        """Leave the thread ready for its next turn, after a stop or a failure."""
-        await self._agent.settle(self._thread_id, self)
+    async def settle(self, reason: str) -> None:
+        """Leave the thread ready for its next turn, whatever ended this one."""
+        if reason not in ("completed", "interrupted"):
+            await self._agent.settle(self._thread_id, self)
+        await self._agent.compact(self._thread_id)
 
 
 def _config(thread_id: str) -> RunnableConfig:

@@ -249,8 +249,7 @@ class Run:
             work.cancel()
             await asyncio.wait({work}, timeout=STOP_S)
         reason, error = self._outcome(work)
-        if reason not in ("completed", "interrupted"):
-            await self._settle()
+        await self._settle(reason)
         for event in self._turn.close(reason):
             self._tell(event, math.inf)
         if error:
@@ -283,10 +282,10 @@ class Run:
         error.ref = log_failure(f"run={self.id} failed code={error.code}", failure)
         return reason, error
 
-    async def _settle(self) -> None:
+    async def _settle(self, reason: str) -> None:
         try:
             async with asyncio.timeout(STOP_S):
-                await self._turn.settle()
+                await self._turn.settle(reason)
         except Exception as error:  # noqa: BLE001  # a checkpointer may raise anything
             log_failure(f"run={self.id} left its thread unsettled", error)
 

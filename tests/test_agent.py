@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
@@ -579,6 +580,38 @@ async def test_what_a_stopped_run_left_open_is_closed_and_its_text_remembered(st
     _, thread = await server.call("GET", "/api/threads/t")
     results = [m["status"] for m in thread["messages"] if m["role"] == "tool"]
     assert results == ["cancelled", "ok"]
+
+
+async def test_a_long_conversation_keeps_one_checkpoint(start: Start) -> None:
+    sub = loop_graph(ScriptedModel(script=[["sub"]] * 5), [])
+    agent = Agent(graph_of(sub=sub).compile(), "x")
+    server = await start(agent)
+    for n in range(5):
+        await server.run(f"turn {n}", thread_id="t")
+    memory = agent.graph.checkpointer
+    assert isinstance(memory, InMemorySaver)
+    assert {ns: len(kept) for ns, kept in memory.storage["t"].items()} == {"": 1}
+    assert len(memory.blobs) < 10
+    assert not any(memory.writes.values())
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]][-2:] == ["turn 4", "sub"]
+    assert len(thread["messages"]) == 10
+
+
+async def test_a_subgraph_with_a_memory_of_its_own_keeps_it(start: Start) -> None:
+    class Counter(TypedDict):
+        messages: list[Any]
+        seen: Annotated[list[str], operator.add]
+
+    def count(state: Counter) -> dict[str, Any]:
+        return {"seen": ["x"], "messages": [AIMessage(str(len(state["seen"]) + 1))]}
+
+    sub = StateGraph(Counter)
+    sub.add_node("count", count)
+    sub.add_edge(START, "count")
+    server = await start(Agent(graph_of(sub=sub.compile(checkpointer=True)).compile(), "x"))
+    answers = [(await server.run("go", thread_id="t"))[-2]["content"] for _ in range(3)]
+    assert answers == ["1", "2", "3"]
 
 
 async def test_a_call_with_broken_arguments_does_not_wedge_the_thread(start: Start) -> None:
