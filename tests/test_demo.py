@@ -146,7 +146,9 @@ def test_an_unclosed_fence_ends_with_the_file(tmp_path: Path) -> None:
 
 
 def test_a_long_section_is_cut_around_its_match(tmp_path: Path) -> None:
-    (tmp_path / "long.md").write_text("# L\n\n" + "word " * 999 + "needle " + "word " * 999)
+    (tmp_path / "long.md").write_text(
+        "# L\n\nIntro.\n\n" + "word " * 999 + "needle " + "word " * 999
+    )
     passage = search(tmp_path, "needle")[0]["passage"]
     assert "needle" in passage
     assert len(passage) < 450
@@ -232,7 +234,8 @@ def test_without_zone_data_only_utc_is_known(monkeypatch: pytest.MonkeyPatch) ->
 REQUESTS = """
 12 * (3 + 4) → calculate 12 * (3 + 4) | what is 15% of 80? → calculate 15 / 100 * 80
 80の15%は? → calculate 80 * 15 / 100 | 100を3で割って → calculate 100 / 3
-2の10乗 → calculate 2 ** 10 | 3たす4 → calculate 3 + 4 | (what is 2 + 2) → calculate 2 + 2 | 12*3は? → calculate 12*3
+2の10乗 → calculate 2 ** 10 | 3たす4 → calculate 3 + 4 | (what is 2 + 2) → calculate 2 + 2
+12*3は? → calculate 12*3
 10-3 → calculate 10-3 | １２×３＋４ → calculate 12*3+4 | 200 + 10% → calculate 200 + 10%
 3 plus 4 times 2 → calculate 3 + 4 * 2 | 9 divided by 3 minus 1 → calculate 9 / 3 - 1
 1/0 and 2*3 → calculate 1/0; calculate 2*3 | 3+4, 5*6 → calculate 3+4; calculate 5*6
@@ -281,8 +284,8 @@ def test_a_tool_that_is_not_bound_is_not_called() -> None:
 
 HOSTILE_UNITS = r"""
 1|(|)|1+|1-1,|((1|1.|1-|%|1e|sqrt(|-(|東京|東京と時刻|what |my |の|1の|0|a|9**|/|A/B
-2026-|,000|1に|1の1%|x,|tokyo time in |wait 1 |what is my |in a |and B |tell me more |1 +1 and how nginx 
-times 1 |( |- |1% |1 + |\n|#|and Ab 
+2026-|,000|1に|1の1%|x,|tokyo time in |wait 1 |what is my |in a |and B |tell me more |\n
+1 +1 and how nginx |times 1 |( |- |1% |1 + |and Ab |#
 """
 
 
@@ -344,7 +347,7 @@ def test_a_calculation_goes_on_from_the_last_result(talk: Any) -> None:
 
 def test_a_time_question_goes_on_with_another_place(talk: Any) -> None:
     lines = ("time in Atlantis", "and in London?", "パリは?", "What about Lisbon?")
-    turns = talk(*lines, "how do I deploy in production?", "what about nginx?")
+    turns = talk(*lines, "how do I deploy in production?", "What about Nginx?")
     assert [turn[0][0][1] for turn in turns[1:4]] == ["Europe/London", "Europe/Paris", "Lisbon"]
     assert [turn[0][0][0] for turn in turns[4:]] == ["search_docs", "search_docs"]
     assert "パリは **" in turns[2][1]
@@ -352,7 +355,7 @@ def test_a_time_question_goes_on_with_another_place(talk: Any) -> None:
 
 
 def test_earlier_words_are_quoted(talk: Any) -> None:
-    turns = talk("My name is Aiko", "what is my name?", "what did I ask before?")
+    turns = talk("My name is Aiko", "thanks", "what is my name?", "what did I ask before?")
     turns += talk(
         "what is my name?",
         "私の名前は?",
@@ -361,12 +364,12 @@ def test_earlier_words_are_quoted(talk: Any) -> None:
         "さっき何を聞いた?",
     )
     assert not any(calls for calls, _ in turns)
-    assert turns[1][1] == "You wrote earlier:\n\n> My name is Aiko"
-    assert turns[2][1].endswith("> what is my name?")
-    assert "not told me" in turns[3][1]
-    assert "まだうかがっていません" in turns[4][1]
-    assert turns[6][1] == "前にこう書かれていました。\n\n> 私の名前はアイコです"
-    assert turns[7][1].endswith("> 私の名前は?")
+    assert turns[2][1] == "You wrote earlier:\n\n> My name is Aiko"
+    assert turns[3][1].endswith("> what is my name?")
+    assert "not told me" in turns[4][1]
+    assert "まだうかがっていません" in turns[5][1]
+    assert turns[7][1] == "前にこう書かれていました。\n\n> 私の名前はアイコです"
+    assert turns[8][1].endswith("> 私の名前は?")
 
 
 def test_tell_me_more_quotes_what_was_found_beyond_the_first(talk: Any) -> None:
@@ -376,8 +379,9 @@ def test_tell_me_more_quotes_what_was_found_beyond_the_first(talk: Any) -> None:
 
 
 ANSWERS = """
-Hello! → OPENAI_API_KEY | what can you do? → OPENAI_BASE_URL | こんにちは → デモモデル 
-thanks! → welcome | 何ができる? → 5秒待って | zebra? → found nothing | シマウマは? → 見つかりませんでした
+Hello! → OPENAI_API_KEY | what can you do? → OPENAI_BASE_URL | こんにちは → デモモデル
+thanks! → welcome | 何ができる? → 5秒待って | zebra? → found nothing
+シマウマは? → 見つかりませんでした
 1 + 1 → `1 + 1` = **2** | wait 100 seconds → That did not work: I can wait 0 to 60
 1/0 は? → うまくいきませんでした。Division
 """
