@@ -147,7 +147,7 @@ class Agent:
         """
         config, graph = _config(thread_id), self.graph
         state = await graph.aget_state(config)
-        if state.next:
+        if state.tasks:
             # Ends the pending step, and keeps the writes of those of its tasks that had finished.
             await graph.aupdate_state(config, None, as_node=END)
             state = await graph.aget_state(config)
@@ -169,7 +169,7 @@ class Agent:
         Each older one has the whole conversation, so that memory would grow with its square.
         """
         memory, config = self._memory, _config(thread_id)
-        if memory is None or (await self.graph.aget_state(config)).next:
+        if memory is None or (await self.graph.aget_state(config)).tasks:
             return
         # A subgraph with a memory of its own has a namespace without a task's id.
         keeps_more = any(ns and ":" not in ns for ns in memory.storage[thread_id])
