@@ -8,6 +8,7 @@ HTTP, bytes or event ids.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -33,7 +34,7 @@ from langchain_core.exceptions import (
     ModelRateLimitError,
     ModelTimeoutError,
 )
-from langchain_core.language_models import BaseChatModel, BaseLanguageModel
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -128,9 +129,13 @@ class Agent:
         if not state.values:
             return None
         history = _history_of(state.values)
-        tools = {call["id"]: call["name"] for message in history for call in _calls(message)}
         failed = self.failed.get(thread_id, set())
-        return [told for message in history if (told := _tell(message, tools, failed))]
+        tools: dict[str, str] = {}
+        told = []
+        for message in history:
+            tools.update((call["id"], call["name"]) for call in _calls(message))
+            told.append(_tell(message, tools, failed))
+        return [message for message in told if message]
 
     async def forget(self, thread_id: str) -> None:
         """Forget the thread, its checkpoints included."""
@@ -199,6 +204,7 @@ class Turn:
     ) -> None:
         # Calls whose tool raised: the graph may have put the exception's text into its message.
         self.translator = Translator(agent.failed.setdefault(thread_id, set()))
+        self._scope = _ToolScope()
         self._agent = agent
         self._thread_id = thread_id
         self.question = None if message is None else HumanMessage(message, id=str(uuid4()))
@@ -211,7 +217,7 @@ class Turn:
         generator, or cancelling the task that iterates it, stops the graph and its model call.
         """
         agent, translator, thread_id = self._agent, self.translator, self._thread_id
-        config: RunnableConfig = {**_config(thread_id), "callbacks": [_ToolScope()]}
+        config: RunnableConfig = {**_config(thread_id), "callbacks": [self._scope]}
         yield StreamEvent("thinking", content=_thinking(self.question))
         given: Any = Command(resume=self._answers) if self._answers else None
         if self.question is None:
@@ -233,14 +239,14 @@ class Turn:
         for event in translator.finish(await agent.history(thread_id)):
             yield event
 
-    def close(self, reason: str) -> Iterator[StreamEvent]:
-        """Yield the results of the tool calls that the run leaves open, whatever ended it."""
-        return self.translator.close(reason)
+    def describe(self, error: BaseException | None) -> StreamEvent:
+        """Return the ``error`` event, without its ``ref``, for what the stream raised."""
+        return describe(error, self.translator.answering, error in self._scope.model_errors)
 
     async def settle(self, reason: str) -> None:
         """Leave the thread ready for its next turn, whatever ended this one."""
-        if reason not in ("completed", "interrupted"):
-            await self._agent.settle(self._thread_id, self)
+        if reason != "interrupted":
+            await self._agent.settle(self._thread_id, None if reason == "completed" else self)
         await self._agent.compact(self._thread_id)
 
 
@@ -471,6 +477,9 @@ class Translator:
         """Yield the ``tool_result`` of a call whose tool raised, without the exception's text."""
         self.failed.add(call_id)
         if tool := self._open.pop(call_id, None):
+            self.outputs[call_id] = ToolMessage(
+                TOOL_FAILED, name=tool, tool_call_id=call_id, status="error"
+            )
             yield StreamEvent(
                 "tool_result", tool=tool, tool_call_id=call_id, status="error", message=TOOL_FAILED
             )
@@ -481,8 +490,10 @@ class Translator:
         So it is where the tool does not exist, or where somebody answered in its place.
         """
         call_id = message.tool_call_id
-        call = self._asked.pop(call_id, None) or self._carried.get(call_id)
-        if call and call_id not in self._open and call_id not in self._ended:
+        call = self._asked.pop(call_id, None)
+        if call is None and call_id not in self._ended:
+            call = self._carried.get(call_id)
+        if call and call_id not in self._open:
             yield from self._opened(call_id, call.tool, call.input)
             yield from self.tool_finished(call_id, message)
 
@@ -528,19 +539,21 @@ class Translator:
         # A node that returns plain dicts makes messages that LangGraph does not stream.
         late = [message for message in history if message.id not in self._known]
         yield from self.node_messages(late, inside_tool=False)
+        # A call that the conversation does not have was for the graph's own use, or given up.
+        left = {call["id"] for _, _, calls in _unanswered(history) for call in calls}
+        self._asked = {id_: call for id_, call in self._asked.items() if id_ in left}
         if self.texts:
             message_id, deltas = next(reversed(self.texts.items()))
             if deltas:
                 yield StreamEvent("final_answer", content="".join(deltas), message_id=message_id)
 
-    def close(self, reason: str) -> Iterator[StreamEvent]:
-        """Yield what closes every tool call: those open, and those asked for and never started."""
-        status = "interrupted" if reason == "interrupted" else "cancelled"
-        for call_id, call in () if self.answering else [*self._asked.items()]:
+    def never_started(self) -> Iterator[StreamEvent]:
+        """Yield the ``tool_call`` of each call that was asked for and never started, and what is
+        wrong with it where its arguments are broken."""
+        for call_id, call in () if self.answering else self._asked.items():
             yield from self._opened(call_id, call.tool, call.input)
-            yield from self._closed(call_id, "error" if call.broken else status)
-        for call_id in [*self._open]:
-            yield from self._closed(call_id, status)
+            if call.broken:
+                yield left_open(self._open.pop(call_id), call_id, "error")
 
     def _collect(self, message_id: str | None, fragment: Mapping[str, Any]) -> None:
         # Only a call's first fragment has its id and name; the index tells which one goes on.
@@ -554,20 +567,18 @@ class Translator:
 
     def _opened(self, call_id: str, tool: str, given: dict[str, Any]) -> Iterator[StreamEvent]:
         if call_id in self._open:
-            yield from self._closed(call_id, "cancelled")
+            yield left_open(self._open[call_id], call_id, "cancelled")
         self._open[call_id] = tool
         self.outputs.pop(call_id, None)
         self._ended.add(call_id)
         yield StreamEvent("tool_call", tool=tool, tool_call_id=call_id, input=given)
 
-    def _closed(self, call_id: str, status: str) -> Iterator[StreamEvent]:
-        yield StreamEvent(
-            "tool_result",
-            tool=self._open.pop(call_id),
-            tool_call_id=call_id,
-            status=status,
-            message=LEFT_OPEN[status],
-        )
+
+def left_open(tool: str, call_id: str, status: str) -> StreamEvent:
+    """Return the ``tool_result`` of a call that nothing else closes: cancelled or interrupted."""
+    return StreamEvent(
+        "tool_result", tool=tool, tool_call_id=call_id, status=status, message=LEFT_OPEN[status]
+    )
 
 
 async def translate_parts(
@@ -647,6 +658,7 @@ class _ToolScope(BaseCallbackHandler):
     def __init__(self) -> None:
         self.inside: set[str] = set()
         self.call_ids: dict[str, str] = {}
+        self.model_errors: list[BaseException] = []
         self._tokens: dict[UUID, Token[bool]] = {}
 
     def on_tool_start(
@@ -675,6 +687,9 @@ class _ToolScope(BaseCallbackHandler):
             self.inside.add(str(run_id))
             if kwargs.get("metadata") is not None:
                 kwargs["metadata"][INSIDE_TOOL] = True
+
+    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
+        self.model_errors.append(error)
 
 
 def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
@@ -768,16 +783,17 @@ def _plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=str, bytes_mode="base64")
 
 
-def describe(error: BaseException | None, answering: bool) -> StreamEvent:
+def describe(error: BaseException | None, answering: bool, of_model: bool) -> StreamEvent:
     """Return the ``error`` event for what a run raised, without its ``ref``.
 
     Providers are told apart by langchain-core's model exceptions or, where an integration does
     not raise them, by the HTTP status that its exception carries. ``answering`` is whether a
     model's message had begun: then a lost connection is a failure of the model. Nothing of the
-    exception's text is in the event, since providers put keys and addresses there.
+    exception's text is in the event, since providers put keys and addresses there. ``of_model`` is
+    whether a model raised it: a tool's exceptions have a status, too.
     """
     code, message, retryable = "agent_error", "The agent failed.", False
-    status = getattr(error, "status_code", None)
+    status = getattr(error, "status_code", None) if of_model else None
     match error:
         case ModelAuthenticationError() | ModelPermissionDeniedError():
             status = 401
@@ -832,12 +848,14 @@ def load_agent(spec: str) -> Agent:
         found = attrgetter(attribute)(importlib.import_module(module_name))
         if callable(found) and not isinstance(found, (Runnable, StateGraph)):
             found = found()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
         raise AgentError(f"loading it raised {type(error).__name__}: {reason}") from error
     if isinstance(found, StateGraph):
         raise AgentError("the graph is not compiled; call its compile() method")
-    if isinstance(found, BaseLanguageModel):
+    if asyncio.iscoroutine(found):
+        found.close()
+    if isinstance(found, Runnable) and _takes_messages(found):
         found = RunnableLambda(lambda given: given["messages"]) | found
     if not isinstance(found, Runnable):
         raise AgentError(f"it is a {type(found).__name__}, not a graph or another Runnable")
@@ -846,6 +864,13 @@ def load_agent(spec: str) -> Agent:
     if isinstance(found, Pregel) and isinstance(found.channels["messages"], LastValue):
         raise AgentError("the graph's 'messages' need a reducer, such as add_messages")
     return Agent(found, name=spec)
+
+
+def _takes_messages(runnable: Runnable[Any, Any]) -> bool:
+    """Whether it is a chat model, or begins with one, however wrapped."""
+    with suppress(TypeError):  # of a Runnable that cannot tell
+        return bool(runnable.InputType == DemoModel().InputType)
+    return False
 
 
 def _input_fields(graph: Pregel[Any, Any, Any, Any]) -> set[str]:

@@ -24,17 +24,19 @@ import sys
 import termios
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import aclosing
-from dataclasses import dataclass, field, fields
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
+from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_exceptions import HTTPException
 
-from agent import Agent, AgentError, Turn, built_in, describe, load_agent
+from agent import Agent, AgentError, Turn, built_in, left_open, load_agent
 from events import EventLog, StreamEvent, encode_comment, encode_retry
 
 VERSION = "0.1.0"
@@ -47,8 +49,12 @@ WRITE_BYTES = 65_536
 CLOSING_BYTES = 4096
 """How far a run's closing events may go beyond its limit."""
 
-STOP_S = 2.0
-"""How long a stopped graph may take to let go before its run ends without it."""
+CLOSING_EACH = 400
+"""What one of them takes at most, without the names in it."""
+
+STOP_S = 0.5
+"""How long a stopped graph may take to let go, and its thread to be settled, before the run ends
+without it: both have to fit into a shutdown."""
 
 UNREAD_GRACE_S = 5.0
 """How long a run that nobody has read yet waits for its first reader, at least."""
@@ -80,7 +86,7 @@ def _number(
     def parse(text: str) -> float:
         value = int(text) if whole else float(text)
         # False for NaN, too.
-        if not text.isascii() or not lowest <= value <= highest:
+        if not text.isascii() or "_" in text or not lowest <= value <= highest:
             raise ValueError
         return int(value) if float(value).is_integer() else value
 
@@ -113,7 +119,7 @@ ABOVE_0 = "a number of seconds above 0", _number(sys.float_info.min)
 URL = "an http or https URL", _matching(r"https?://[^\s/]+\S*")
 PATH = "a folder or file that exists", _path
 ORIGINS = "origins such as https://example.com, separated by commas, or *", _origins
-LEVEL = "DEBUG, INFO, WARNING or ERROR", _matching("DEBUG|INFO|WARNING|ERROR")
+LEVEL = "DEBUG, INFO, WARNING or ERROR", _matching("(?i)DEBUG|INFO|WARNING|ERROR")
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,7 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._first_token: float | None = None
+        self._open: dict[str, str] = {}
         self._tools: dict[str, float] = {}
         self._stop: asyncio.Future[str] = self._loop.create_future()
         self._full = False
@@ -250,16 +257,26 @@ class Run:
             await asyncio.wait({work}, timeout=STOP_S)
         reason, error = self._outcome(work)
         await self._settle(reason)
-        for event in self._turn.close(reason):
-            self._tell(event, math.inf)
+        with suppress(OverflowError):
+            for event in () if self._full else self._turn.translator.never_started():
+                self._tell(event, self._limit)
+        status = "interrupted" if reason == "interrupted" else "cancelled"
+        for call_id, tool in [*self._open.items()]:
+            self._tell(left_open(tool, call_id, status))
         if error:
-            self._tell(error, math.inf)
+            self._tell(error)
         self._end(reason)
 
     async def _work(self) -> None:
         async with aclosing(self._turn.stream()) as events:
             async for event in events:
-                self._tell(event, self._settings.max_run_bytes)
+                self._tell(event, self._limit)
+
+    @property
+    def _limit(self) -> int:
+        """How large the log may be for what ends the run to fit in behind it."""
+        closing = sum(CLOSING_EACH + 4 * len(id_ + tool) for id_, tool in self._open.items())
+        return self._settings.max_run_bytes - max(0, closing + 2 * CLOSING_EACH - CLOSING_BYTES)
 
     def _outcome(self, work: asyncio.Task[None]) -> tuple[str, StreamEvent | None]:
         """Return why the run ended, and the ``error`` event where that is a failure."""
@@ -278,7 +295,7 @@ class Run:
             error = StreamEvent("error", code=code, message=ENDED_BY[code], retryable=False)
         else:
             reason = "error"
-            error = describe(failure, self._turn.translator.answering)
+            error = self._turn.describe(failure)
         error.ref = log_failure(f"run={self.id} failed code={error.code}", failure)
         return reason, error
 
@@ -302,10 +319,12 @@ class Run:
             case "final_answer":
                 self.answer = event.content
             case "tool_call":
+                self._open[event.tool_call_id or ""] = event.tool or ""
                 self._tools[event.tool_call_id or ""] = now
                 logger.info("run=%s tool=%r called id=%r", self.id, event.tool, event.tool_call_id)
                 logger.debug("run=%s tool=%r input=%r", self.id, event.tool, event.input)
             case "tool_result":
+                self._open.pop(event.tool_call_id or "", None)
                 logger.info(
                     "run=%s tool=%r %s id=%r ms=%d",
                     self.id,
@@ -440,8 +459,11 @@ class Runs:
             raise Refusal(
                 409, "thread_busy", "This thread has a running run; stop it.", run_id=busy.id
             )
-        if thread_id not in self._threads and await self.agent.messages(thread_id) is None:
+        known = thread_id in self._threads or await self.agent.messages(thread_id) is not None
+        if not known:
             raise unknown_thread(thread_id)
+        if self.thread(thread_id).run:  # since a moment ago
+            return await self.forget(thread_id)
         self._threads.pop(thread_id, None)
         await self._forget(thread_id)
 
@@ -463,9 +485,11 @@ class Runs:
     async def _drive(self, run: Run, key: str | None) -> None:
         if forgetting := self._forgetting.get(run.thread_id):
             await asyncio.wait({forgetting})
-        await run.drive()
-        self._threads[run.thread_id].run = None
-        del self._driving[run]
+        try:
+            await run.drive()
+        finally:
+            self._threads[run.thread_id].run = None
+            del self._driving[run]
         self._forget_oldest()
         asyncio.get_running_loop().call_later(self.settings.run_ttl_s, self._drop, run, key)
 
@@ -529,7 +553,13 @@ def unknown_thread(thread_id: str) -> Refusal:
 SETTINGS = web.AppKey("settings", Settings)
 RUNS = web.AppKey("runs", Runs)
 
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+MAX_PATH_CHARS = 100
+ENCODINGS = {"identity", "gzip", "deflate"}
+HTTP_REFUSALS = {
+    404: ("not_found", "There is nothing at this path."),
+    405: ("method_not_allowed", "This path does not know this method."),
+    413: ("too_large", "The body is larger than MAX_BODY_BYTES allows."),
+}
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
     "Access-Control-Allow-Headers": (
@@ -546,12 +576,13 @@ async def guard(
 ) -> web.StreamResponse:
     """Let in who may come in, and turn every failure into a refusal that tells no internals."""
     try:
-        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
-            check_origin(request)
-            return web.Response(status=204, headers=PREFLIGHT)
         if request.path.startswith("/api/"):
             check_origin(request)
+            if "Access-Control-Request-Method" in request.headers and request.method == "OPTIONS":
+                return web.Response(status=204, headers=PREFLIGHT)
             check_token(request)
+        elif len(request.path) > MAX_PATH_CHARS:
+            raise web.HTTPNotFound  # which the file system would not take for a name
         return await handler(request)
     except Refusal as refusal:
         return refusal.response()
@@ -560,9 +591,9 @@ async def guard(
             raise
         # 403 is a folder under /static/, of which nothing is told.
         status = 404 if error.status == 403 else error.status
-        code = HTTP_CODES.get(status, "invalid_request")
+        code, message = HTTP_REFUSALS.get(status, ("invalid_request", error.reason))
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return Refusal(status, code, f"{status}: {error.reason}.", allow).response()
+        return Refusal(status, code, message, allow).response()
     except ConnectionError:
         raise
     except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a ref
@@ -644,11 +675,18 @@ async def chat(request: web.Request) -> web.StreamResponse:
             )
         run = runs.start(thread_id or new_thread_id(), message, answers, key, digest)
         run.wait_for_readers(max(UNREAD_GRACE_S, runs.settings.disconnect_grace_s))
-    if "respond-async" in re.split(r"[\s,;]+", request.headers.get("Prefer", "").lower()):
+    preferences = ",".join(request.headers.getall("Prefer", []))
+    if "respond-async" in re.split(r"[\s,;]+", preferences.lower()):
         headers = {**run_headers(run), "Preference-Applied": "respond-async"}
         document = {"run_id": run.id, "thread_id": run.thread_id, "events": headers["Location"]}
         return send_json(document, 202, headers)
     return await follow(request, run, after=0)
+
+
+async def expect(request: web.Request) -> None:
+    """Let a client send the body that it announced; other expectations are ignored."""
+    if request.headers["Expect"].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def run_events(request: web.Request) -> web.StreamResponse:
@@ -736,9 +774,13 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     """Return the request's JSON object. Raises Refusal."""
     if request.content_type != "application/json":
         raise Refusal(415, "unsupported_media_type", "Content-Type has to be application/json.")
+    if request.headers.get("Content-Encoding", "identity").lower() not in ENCODINGS:
+        raise Refusal(400, "invalid_json", "The body's encoding is not known.")
     try:
         # NaN and its like are Python's own, not JSON's.
-        body = json.loads((await request.read()).decode(), parse_constant=_refuse_constant)
+        body = json.loads(
+            (await request.read()).decode(), parse_constant=_refuse, parse_float=_read_float
+        )
     except (ValueError, RecursionError, web.RequestPayloadError):
         raise Refusal(400, "invalid_json", "The body is not JSON in UTF-8.") from None
     if not isinstance(body, dict):
@@ -746,8 +788,13 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+def _read_float(text: str) -> float:
+    # 1.0 and 1 are equal as JSON.
+    return int(value) if (value := float(text)).is_integer() else value
 
 
 def read_thread_id(body: Mapping[str, Any]) -> str:
@@ -789,10 +836,10 @@ async def read_answers(
     if has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
         raise invalid("resume has half of a surrogate pair.")
     while thread_id:
-        turns = runs.thread(thread_id).turns
+        before = replace(runs.thread(thread_id))
         pending = await runs.agent.waiting(thread_id)
-        if runs.thread(thread_id).turns != turns:
-            continue  # A turn began while the thread was read.
+        if runs.thread(thread_id) != before:
+            continue  # A turn began or ended while the thread was read.
         if pending is None or len(pending) < 2:
             return None if pending is None else dict.fromkeys(pending, answer)
         if not isinstance(answer, dict) or answer.keys() != set(pending):
@@ -917,7 +964,7 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
     app[SETTINGS] = settings
     app.cleanup_ctx.append(runs_context(agent))
     app.on_response_prepare.append(add_headers)
-    app.router.add_post("/api/chat", chat)
+    app.router.add_post("/api/chat", chat, expect_handler=expect)
     app.router.add_get("/api/runs/{run_id}/events", run_events, allow_head=False)
     app.router.add_get("/api/runs/{run_id}", run_state)
     app.router.add_post("/api/runs/{run_id}/cancel", cancel)
@@ -950,6 +997,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         response = web.Response(status=status)
+        if isinstance(exc, ContentEncodingError):
+            response = Refusal(400, "invalid_json", "The body's encoding is not known.").response()
         response.force_close()
         return response
 
@@ -962,7 +1011,7 @@ async def listen(
     Raises OSError where the address cannot be had.
     """
     # A disconnect has to cancel its handler, or the grace would begin with a failed heartbeat.
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()
     assert runner.server
     loop = asyncio.get_running_loop()
@@ -977,11 +1026,14 @@ async def serve(settings: Settings, agent: Agent) -> None:
     loop.set_exception_handler(
         lambda _, context: logger.error(context["message"], exc_info=context.get("exception"))
     )
+    # A stopped tool keeps its thread until it returns; the others must not wait for that.
+    loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
     app = create_app(settings, agent)
     try:
         runner, listener = await listen(app, settings.host, settings.port)
     except OSError as error:
-        sys.exit(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
+        got = f"{settings.host}:{settings.port}: {error.strerror}"
+        raise SettingError(f"HOST and PORT want an address that is free here, got {got}") from None
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
@@ -1053,17 +1105,27 @@ def main() -> None:
         # Only this server's own level: libraries log addresses and texts below WARNING.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
         logging.getLogger().handlers[0].addFilter(add_ref)
-        logger.setLevel(settings.log_level)
-        agent = choose_agent(settings)
+        logger.setLevel(settings.log_level.upper())
+        run_to_the_end(serve(settings, choose_agent(settings)))
     except SettingError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    with asyncio.Runner() as runner:
-        runner.run(serve(settings, agent))
-        logging.shutdown()
-        sys.stdout.flush()
-        # A tool that blocks a worker thread would hold the process until it returns.
-        os._exit(0)
+    logging.shutdown()
+    sys.stdout.flush()
+    # A tool that blocks a worker thread would hold the process until it returns.
+    os._exit(0)
+
+
+def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
+    """Run the loop until the server has shut down."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(serving)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except SystemExit:
+            # A tool called exit: that ends its run, and would end the loop, too.
+            logger.warning("a tool or a node called exit")
 
 
 if __name__ == "__main__":
