@@ -53,9 +53,10 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.pregel import Pregel
-from langgraph.types import Command
+from langgraph.types import Command, StateSnapshot
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
@@ -150,14 +151,18 @@ class Agent:
         one; text of ``turn`` that the graph did not get to keep is added; what the graph would
         have done next is dropped. Returns the messages of the thread.
         """
-        config, graph = _config(thread_id), self.graph
-        state = await graph.aget_state(config)
+        state = await self.graph.aget_state(_config(thread_id), subgraphs=True)
+        outputs = turn.translator.outputs if turn else {}
+        for task in state.tasks:
+            # A subgraph may have a memory of its own, which its next call goes on from.
+            if isinstance(task.state, StateSnapshot):
+                repairs = _close_calls(_history_of(task.state.values), outputs)
+                await self.add(_config(thread_id, task.state.config), repairs)
         if state.tasks:
             # Ends the pending step, and keeps the writes of those of its tasks that had finished.
-            await graph.aupdate_state(config, None, as_node=END)
-            state = await graph.aget_state(config)
-        history = _history_of(state.values)
-        repairs = _close_calls(history, turn.translator.outputs if turn else {})
+            await self.graph.aupdate_state(_config(thread_id), None, as_node=END)
+        history = await self.history(thread_id) if state.tasks else _history_of(state.values)
+        repairs = _close_calls(history, outputs)
         known = {message.id for message in history}
         if turn and turn.question and turn.question.id not in known:
             repairs.append(turn.question)
@@ -166,7 +171,8 @@ class Agent:
                 repairs.append(AIMessage("".join(text), id=message_id))
         if not repairs:
             return history
-        return await self.add(thread_id, repairs)
+        await self.add(_config(thread_id), repairs)
+        return await self.history(thread_id)
 
     async def compact(self, thread_id: str) -> None:
         """Keep a thread's newest checkpoint alone, where the server keeps it.
@@ -182,15 +188,12 @@ class Agent:
         if (saved := memory.get_tuple(config)) and not keeps_more and not deltas:
             memory.delete_thread(thread_id)
             versions = saved.checkpoint["channel_versions"]
-            place: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
-            memory.put(place, saved.checkpoint, saved.metadata, versions)
+            memory.put(config, saved.checkpoint, saved.metadata, versions)
 
-    async def add(self, thread_id: str, messages: Sequence[AnyMessage]) -> list[AnyMessage]:
-        """Add messages to a thread, as an input that nothing runs on; returns all of them."""
-        config = _config(thread_id)
+    async def add(self, config: RunnableConfig, messages: Sequence[AnyMessage]) -> None:
+        """Add messages to a graph's state, as an input that nothing runs on."""
         await self.graph.aupdate_state(config, {"messages": messages}, as_node=START)
         await self.graph.aupdate_state(config, None, as_node=END)
-        return await self.history(thread_id)
 
     async def history(self, thread_id: str) -> list[AnyMessage]:
         return _history_of((await self.graph.aget_state(_config(thread_id))).values)
@@ -229,7 +232,8 @@ class Turn:
         if agent.chain is None:
             source = translate_parts(agent.graph, given, config, translator)
         else:
-            history = await agent.add(thread_id, given["messages"])
+            await agent.add(_config(thread_id), given["messages"])
+            history = await agent.history(thread_id)
             source = translate_events(agent.chain, {"messages": history}, config, translator)
         async with aclosing(source):
             async for event in source:
@@ -250,8 +254,10 @@ class Turn:
         await self._agent.compact(self._thread_id)
 
 
-def _config(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id}}
+def _config(thread_id: str, of: RunnableConfig | None = None) -> RunnableConfig:
+    """The config of a thread, or of the subgraph in it that another config addresses."""
+    namespace = of["configurable"]["checkpoint_ns"] if of else ""
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}}
 
 
 def is_japanese(text: str) -> bool:
@@ -542,10 +548,11 @@ class Translator:
         # A call that the conversation does not have was for the graph's own use, or given up.
         left = {call["id"] for _, _, calls in _unanswered(history) for call in calls}
         self._asked = {id_: call for id_, call in self._asked.items() if id_ in left}
-        if self.texts:
-            message_id, deltas = next(reversed(self.texts.items()))
-            if deltas:
-                yield StreamEvent("final_answer", content="".join(deltas), message_id=message_id)
+        # A subgraph may have returned older messages behind its last one.
+        message_id = history[-1].id if history and history[-1].id in self.texts else None
+        message_id = message_id or next(reversed(self.texts), None)
+        if message_id and (content := "".join(self.texts[message_id])):
+            yield StreamEvent("final_answer", content=content, message_id=message_id)
 
     def never_started(self) -> Iterator[StreamEvent]:
         """Yield the ``tool_call`` of each call that was asked for and never started, and what is
@@ -894,8 +901,11 @@ def built_in(
         chat = _openai_model(api_key, base_url, model)
     bound = chat.bind_tools(tools)
 
-    async def answer(state: MessagesState) -> dict[str, list[BaseMessage]]:
-        return {"messages": [await bound.ainvoke([SYSTEM, *state["messages"]])]}
+    async def answer(state: MessagesState) -> dict[str, Sequence[BaseMessage]]:
+        # A call with broken arguments beside good ones has no result yet, and wants one now.
+        repairs = _close_calls(state["messages"], {})
+        history = cast(list[AnyMessage], add_messages(state["messages"], repairs))  # type: ignore[arg-type]
+        return {"messages": [*repairs, await bound.ainvoke([SYSTEM, *history])]}
 
     graph = StateGraph(MessagesState)
     graph.add_node("model", answer)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
+from aiohttp.http import HttpVersion11, StreamWriter
 from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_exceptions import HTTPException
 
@@ -465,7 +465,8 @@ class Runs:
         if self.thread(thread_id).run:  # since a moment ago
             return await self.forget(thread_id)
         self._threads.pop(thread_id, None)
-        await self._forget(thread_id)
+        # Who asked may leave meanwhile; the thread is forgotten all the same.
+        await asyncio.shield(self._forget(thread_id))
 
     async def wait_for(self, run: Run) -> None:
         """Wait until the run has ended, and its thread is free."""
@@ -509,8 +510,12 @@ class Runs:
     def _forget(self, thread_id: str) -> asyncio.Task[None]:
         task = asyncio.create_task(self.agent.forget(thread_id))
         self._forgetting[thread_id] = task
-        task.add_done_callback(lambda _: self._forgetting.pop(thread_id, None))
+        task.add_done_callback(lambda _: self._forgotten(thread_id, task))
         return task
+
+    def _forgotten(self, thread_id: str, task: asyncio.Task[None]) -> None:
+        if self._forgetting.get(thread_id) is task:
+            del self._forgetting[thread_id]
 
 
 # ---------------------------------------------------------------------------- access, refusals
@@ -546,6 +551,11 @@ def send_json(
     )
 
 
+def internal_failure(request: web.BaseRequest, error: BaseException | None) -> Refusal:
+    ref = log_failure(f"{request.method} {request.path!r} failed", error)
+    return Refusal(500, "internal", "The server failed.", ref=ref)
+
+
 def unknown_thread(thread_id: str) -> Refusal:
     return Refusal(404, "unknown_thread", f"There is no thread {thread_id!r}.")
 
@@ -553,7 +563,6 @@ def unknown_thread(thread_id: str) -> Refusal:
 SETTINGS = web.AppKey("settings", Settings)
 RUNS = web.AppKey("runs", Runs)
 
-MAX_PATH_CHARS = 100
 ENCODINGS = {"identity", "gzip", "deflate"}
 HTTP_REFUSALS = {
     404: ("not_found", "There is nothing at this path."),
@@ -581,24 +590,22 @@ async def guard(
             if "Access-Control-Request-Method" in request.headers and request.method == "OPTIONS":
                 return web.Response(status=204, headers=PREFLIGHT)
             check_token(request)
-        elif len(request.path) > MAX_PATH_CHARS:
-            raise web.HTTPNotFound  # which the file system would not take for a name
         return await handler(request)
     except Refusal as refusal:
         return refusal.response()
     except HTTPException as error:
         if error.status < 400:
             raise
-        # 403 is a folder under /static/, of which nothing is told.
-        status = 404 if error.status == 403 else error.status
-        code, message = HTTP_REFUSALS.get(status, ("invalid_request", error.reason))
+        code, message = HTTP_REFUSALS.get(error.status, ("invalid_request", error.reason))
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return Refusal(status, code, message, allow).response()
+        return Refusal(error.status, code, message, allow).response()
     except ConnectionError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever it is, the client gets a ref
-        ref = log_failure(f"{request.method} {request.path!r} failed", error)
-        return Refusal(500, "internal", "The server failed.", ref=ref).response()
+    except Exception as error:
+        failed = internal_failure(request, error)
+        if request.writer.output_size:  # A stream has begun: it can only be cut.
+            raise ConnectionResetError from error
+        return failed.response()
 
 
 def check_origin(request: web.Request) -> None:
@@ -685,8 +692,9 @@ async def chat(request: web.Request) -> web.StreamResponse:
 
 async def expect(request: web.Request) -> None:
     """Let a client send the body that it announced; other expectations are ignored."""
-    if request.headers["Expect"].lower() == "100-continue":
+    if request.headers["Expect"].lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # That was no answer yet.
 
 
 async def run_events(request: web.Request) -> web.StreamResponse:
@@ -753,7 +761,16 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(HERE / "static" / "index.html")
+    """Return the chat page or a file of it."""
+    folder = HERE / "static"
+    try:
+        path = (folder / request.match_info.get("name", "index.html")).resolve()
+        found = path.is_relative_to(folder) and path.is_file()
+    except (OSError, ValueError):  # no name that a file could have
+        found = False
+    if not found:
+        raise web.HTTPNotFound
+    return web.FileResponse(path)
 
 
 # ------------------------------------------------------------------------------ reading requests
@@ -964,16 +981,21 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
     app[SETTINGS] = settings
     app.cleanup_ctx.append(runs_context(agent))
     app.on_response_prepare.append(add_headers)
-    app.router.add_post("/api/chat", chat, expect_handler=expect)
-    app.router.add_get("/api/runs/{run_id}/events", run_events, allow_head=False)
-    app.router.add_get("/api/runs/{run_id}", run_state)
-    app.router.add_post("/api/runs/{run_id}/cancel", cancel)
-    app.router.add_get("/api/threads/{thread_id}", thread_state)
-    app.router.add_delete("/api/threads/{thread_id}", delete_thread)
-    app.router.add_get("/api/info", info)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/", page)
-    app.router.add_static("/static/", HERE / "static")
+    for method, path, handler in (
+        ("POST", "/api/chat", chat),
+        ("GET", "/api/runs/{run_id}/events", run_events),
+        ("GET", "/api/runs/{run_id}", run_state),
+        ("POST", "/api/runs/{run_id}/cancel", cancel),
+        ("GET", "/api/threads/{thread_id}", thread_state),
+        ("DELETE", "/api/threads/{thread_id}", delete_thread),
+        ("GET", "/api/info", info),
+        ("GET", "/healthz", healthz),
+        ("GET", "/", page),
+        ("GET", "/static/{name:.*}", page),
+    ):
+        app.router.add_route(method, path, handler, expect_handler=expect)
+        if not path.startswith("/api/"):
+            app.router.add_head(path, handler, expect_handler=expect)
     return app
 
 
@@ -999,6 +1021,8 @@ class Connection(web.RequestHandler):
         response = web.Response(status=status)
         if isinstance(exc, ContentEncodingError):
             response = Refusal(400, "invalid_json", "The body's encoding is not known.").response()
+        elif status == 500:
+            response = internal_failure(request, exc).response()
         response.force_close()
         return response
 

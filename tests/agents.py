@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypedDict
 
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
@@ -56,6 +57,10 @@ _model.add_edge(START, "echo")
 pydantic = _model.compile()
 
 chain = RunnableLambda(lambda given: f"You said: {given['messages'][-1].text}")
+
+model = FakeListChatModel(responses=["Hello"])
+retrying = model.with_retry()
+falling_back = model.with_fallbacks([model])
 
 number = 7
 

@@ -110,3 +110,9 @@ def loop_graph(
 
 def scripted_agent(script: list[list[Any]], tools: Sequence[Any] = (), **options: Any) -> Agent:
     return Agent(loop_graph(ScriptedModel(script=script), tools, **options), "scripted")
+
+
+def as_openai(message: Any) -> dict[str, Any]:
+    from langchain_openai.chat_models.base import _convert_message_to_dict
+
+    return {"tool_calls": None, **_convert_message_to_dict(message)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -20,7 +21,8 @@ from langgraph.types import Command, interrupt
 from agent import Agent, AgentError, load_agent
 from tests.client import Event, check, kinds
 from tests.conftest import Server
-from tests.scripted import ScriptedModel, call, loop_graph, scripted_agent
+from tests.scripted import ScriptedModel, as_openai, call, loop_graph, scripted_agent
+from tests.upstream import lacks_a_result
 
 Start = Callable[..., Awaitable[Server]]
 
@@ -676,3 +678,118 @@ def test_an_agent_that_cannot_run_is_refused_in_one_line(spec: str, expected: st
         load_agent(spec)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------- what broke once
+
+
+async def test_a_run_too_large_keeps_its_calls_closed_and_its_bounds(start: Start) -> None:
+    @tool
+    async def flood() -> str:
+        """Return much."""
+        return "x" * 30_000
+
+    many = [chunk for n in range(40) for chunk in call("shout", '{"text": "a"}', f"c{n}", n)]
+    for script in (
+        [call("flood", "{}", "c1"), ["ok"]],
+        [call("shout", '{"text": "%s"}' % ("x" * 30_000), "c1"), ["ok"]],
+        [call("nope", '{"text": "%s"}' % ("x" * 3_000), "c1"), ["x" * 8000]],
+        [[*many, "x" * 12_000], ["ok"]],
+        [many, ["ok"]],
+    ):
+        server = await start(scripted_agent(script, [flood, shout]), max_run_bytes=10_000)
+        stream = await server.ask("go")
+        events = await stream.events()
+        check(events)
+        assert events[-2]["code"] == "too_large"
+        assert len(stream.raw) <= 10_000 + 4096 + len(b"retry: 2000\n\n")
+
+
+async def test_a_call_that_the_conversation_does_not_keep_is_not_told_as_cancelled(
+    start: Start,
+) -> None:
+    router = ScriptedModel(script=[call("Route", '{"to": "x"}', "r1")])
+
+    async def route(state: MessagesState) -> dict[str, Any]:
+        await router.ainvoke(state["messages"])
+        return {"messages": [AIMessage("final")]}
+
+    events = await (await start(Agent(graph_of(route=route).compile(), "x"))).run("go")
+    assert kinds(events)[2:] == ["text_delta", "final_answer", "done"]
+
+
+async def test_a_thread_tells_a_tools_failure_as_its_event_did(start: Start) -> None:
+    server = await start(scripted_agent([call("broken", "{}", "c1")], [broken]))
+    events = await server.run("go", thread_id="t")
+    told = {k: v for k, v in of(events, "tool_result")[0].items() if k != "type"}
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert thread["messages"][-1] == {"role": "tool", **told}
+
+
+async def test_a_call_with_broken_arguments_has_its_result_in_the_thread(start: Start) -> None:
+    server = await start(scripted_agent([call("shout", "not json", "c1")], [shout]))
+    events = await server.run("go", thread_id="t")
+    told = {k: v for k, v in of(events, "tool_result")[0].items() if k != "type"}
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert thread["messages"][-1] == {"role": "tool", **told}
+    assert thread["messages"][-2]["tool_calls"][0]["input"] == {"arguments": "not json"}
+
+
+async def test_an_unknown_tool_called_twice_under_one_id_is_told_twice(start: Start) -> None:
+    script = [call("nope", "{}", "c1"), call("nope", "{}", "c1"), ["ok"]]
+    events = await (await start(scripted_agent(script, [add]))).run("go")
+    assert len(of(events, "tool_call")) == len(of(events, "tool_result")) == 2
+
+
+async def test_an_id_that_comes_again_names_its_own_tool(start: Start) -> None:
+    script = [
+        *(call("add", '{"a": 1, "b": 1}', "c"), ["2"]),
+        *(call("shout", '{"text": "a"}', "c"), ["A"]),
+    ]
+    server = await start(scripted_agent(script, [add, shout]))
+    for _ in range(2):
+        await server.run("go", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["tool"] for m in thread["messages"] if m["role"] == "tool"] == ["add", "shout"]
+
+
+async def test_a_tools_http_error_is_not_the_models(start: Start) -> None:
+    class Forbidden(Exception):
+        status_code = 403
+
+    @tool
+    async def fetch() -> str:
+        """Fetch."""
+        raise Forbidden("secret")
+
+    events = await (await start(scripted_agent([call("fetch", "{}", "c")], [fetch]))).run("go")
+    assert events[-2]["code"] == "agent_error"
+    provider = await (await start(scripted_agent([[Forbidden("secret")]]))).run("go")
+    assert provider[-2]["code"] == "model_auth"
+
+
+async def test_a_model_in_a_wrapper_is_given_the_messages(tmp_path: Path) -> None:
+    for name in ("retrying", "falling_back", "model"):
+        agent = load_agent(f"tests.agents:{name}")
+        events = [event async for event in agent.turn("t", "hi").stream()]
+        assert events[-1].content == "Hello"
+
+
+async def test_a_stopped_subgraph_with_a_memory_of_its_own_does_not_wedge(start: Start) -> None:
+    never = asyncio.Event()
+
+    @tool
+    async def slow() -> str:
+        """Never end."""
+        await never.wait()
+        return ""
+
+    model = ScriptedModel(script=[call("slow", "{}", "c1"), ["fine"], ["fine"]])
+    sub = loop_graph(model, [slow]).copy({"checkpointer": True})
+    server = await start(Agent(graph_of(sub=sub).compile(), "x"))
+    stream = await server.ask("go", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    await stream.until("tool_call")
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    assert (await server.run("again", thread_id="t"))[-2]["content"] == "fine"
+    assert lacks_a_result([as_openai(message) for message in model.asked[1]]) is None

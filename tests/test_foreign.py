@@ -22,7 +22,7 @@ from app import Run, Settings
 from events import StreamEvent
 from tests.client import check, kinds
 from tests.conftest import Server
-from tests.scripted import ScriptedModel, call, loop_graph
+from tests.scripted import ScriptedModel, as_openai, call, loop_graph
 from tests.test_agent import add, approve, broken, of, picky, report, shout, text_of, usage
 from tests.upstream import lacks_a_result
 
@@ -245,9 +245,3 @@ def frames(run: Run) -> list[dict[str, Any]]:
     assert b"secret" not in raw
     blocks = raw.decode("utf-8").split("\n\n")[:-1]
     return [json.loads(block.split("\ndata: ")[1]) for block in blocks]
-
-
-def as_openai(message: Any) -> dict[str, Any]:
-    from langchain_openai.chat_models.base import _convert_message_to_dict
-
-    return {"tool_calls": None, **_convert_message_to_dict(message)}
