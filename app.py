@@ -1011,6 +1011,10 @@ def runs_context(agent: Agent) -> Callable[[web.Application], AsyncIterator[None
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP on it is refused without a word of how it was read."""
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Log what a client's bytes raise in aiohttp as what it is: no failure of the server's."""
+        self.logger.debug(*args, **kwargs)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -1027,6 +1031,16 @@ class Connection(web.RequestHandler):
         return response
 
 
+async def enter(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], request: web.BaseRequest
+) -> web.StreamResponse:
+    """Refuse in JSON also what aiohttp refuses before a middleware sees it."""
+    try:
+        return await handle(request)
+    except (web.HTTPExpectationFailed, UnicodeEncodeError):
+        return Refusal(417, "invalid_request", "Expect can only be 100-continue.").response()
+
+
 async def listen(
     app: web.Application, host: str, port: int
 ) -> tuple[web.AppRunner, asyncio.Server]:
@@ -1038,6 +1052,7 @@ async def listen(
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()
     assert runner.server
+    runner.server.request_handler = partial(enter, runner.server.request_handler)
     loop = asyncio.get_running_loop()
     quiet: Any = None
     connect = partial(Connection, runner.server, loop=loop, access_log=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.language_models import FakeListChatModel
@@ -25,6 +26,29 @@ graph = uncompiled.compile()
 
 def factory() -> Any:
     return uncompiled.compile()
+
+
+def leave(state: MessagesState) -> None:
+    raise SystemExit(3)
+
+
+_exiting = StateGraph(MessagesState)
+_exiting.add_node("leave", leave)
+_exiting.add_edge(START, "leave")
+exiting = _exiting.compile()
+
+
+async def hold_on(state: MessagesState) -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await asyncio.Event().wait()
+
+
+_stubborn = StateGraph(MessagesState)
+_stubborn.add_node("hold_on", hold_on)
+_stubborn.add_edge(START, "hold_on")
+stubborn = _stubborn.compile()
 
 
 class Cat(TypedDict):

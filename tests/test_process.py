@@ -214,6 +214,7 @@ async def test_a_stalled_reader_is_dropped_and_a_slow_one_is_not(
         ({"PORT": "x"}, "PORT wants a whole number from 0 to 65535, got 'x'"),
         ({"AGENT": "nothing"}, "AGENT wants module:attribute, got 'nothing'"),
         ({"AGENT": "no_such_module:graph"}, "AGENT wants module:attribute"),
+        ({"HOST": "192.0.2.1"}, "HOST and PORT want an address that is free here, got 192.0.2.1"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_one_line(environ: dict[str, str], words: str) -> None:
@@ -303,3 +304,23 @@ async def test_a_heartbeat_never_cuts_an_event(launch: Launch) -> None:
     stream: Stream = await server.ask("What can you do?")
     check(await stream.events())
     assert stream.heartbeats
+
+
+async def test_a_tool_that_calls_exit_ends_its_run_and_not_the_server(launch: Launch) -> None:
+    server = await launch(AGENT="agents:exiting", PYTHONPATH=str(ROOT / "tests"))
+    events = await server.run("hi")
+    assert events[-2]["code"] == "agent_error"
+    assert (await server.call("GET", "/healthz"))[0] == 200
+
+
+async def test_a_tool_that_is_slow_to_stop_does_not_hold_up_shutdown(launch: Launch) -> None:
+    server = await launch(
+        AGENT="agents:stubborn", PYTHONPATH=str(ROOT / "tests"), SHUTDOWN_GRACE_S="0"
+    )
+    stream = await server.ask("hi")
+    await stream.until("thinking")
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert (await stream.until("done"))["reason"] == "shutdown"
+    assert await asyncio.wait_for(server.process.wait(), 5) == 0
+    assert time.monotonic() - began < 2
