@@ -234,16 +234,8 @@ class Run:
 
     async def drive(self) -> None:
         """Run the graph to its end, whatever ends it, and close log and thread behind it."""
-        timeout_s = self._settings.run_timeout_s
-        self._tell(
-            StreamEvent(
-                "start",
-                run_id=self.id,
-                thread_id=self.thread_id,
-                heartbeat_s=self._settings.heartbeat_s,
-                timeout_s=timeout_s,
-            )
-        )
+        heartbeat_s, timeout_s = self._settings.heartbeat_s, self._settings.run_timeout_s
+        self._tell(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
         logger.info("run=%s thread=%s started", self.id, self.thread_id)
         work = asyncio.create_task(self._work())
         try:
