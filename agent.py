@@ -155,8 +155,9 @@ class Agent:
         outputs = turn.translator.outputs if turn else {}
         for task in state.tasks:
             # A subgraph may have a memory of its own, which its next call goes on from.
-            if isinstance(task.state, StateSnapshot):
-                repairs = _close_calls(_history_of(task.state.values), outputs)
+            if isinstance(task.state, StateSnapshot) and (
+                repairs := _close_calls(_history_of(task.state.values), outputs)
+            ):
                 await self.add(_config(thread_id, task.state.config), repairs)
         if state.tasks:
             # Ends the pending step, and keeps the writes of those of its tasks that had finished.
@@ -183,7 +184,7 @@ class Agent:
         if memory is None or (await self.graph.aget_state(config)).tasks:
             return
         # A subgraph with a memory of its own has a namespace without a task's id.
-        keeps_more = any(ns and ":" not in ns for ns in memory.storage[thread_id])
+        keeps_more = any(ns and ":" not in ns for ns in memory.storage.get(thread_id, ()))
         deltas = any(isinstance(c, DeltaChannel) for c in self.graph.channels.values())
         if (saved := memory.get_tuple(config)) and not keeps_more and not deltas:
             memory.delete_thread(thread_id)

@@ -793,3 +793,29 @@ async def test_a_stopped_subgraph_with_a_memory_of_its_own_does_not_wedge(start:
     await server.call("POST", f"/api/runs/{run_id}/cancel")
     assert (await server.run("again", thread_id="t"))[-2]["content"] == "fine"
     assert lacks_a_result([as_openai(message) for message in model.asked[1]]) is None
+
+
+async def test_a_stopped_subgraph_without_messages_is_left_alone(start: Start) -> None:
+    class Count(TypedDict):
+        n: int
+
+    async def hang(state: Count) -> None:
+        await asyncio.Event().wait()
+
+    inner = StateGraph(Count)
+    inner.add_node("hang", hang)
+    inner.add_edge(START, "hang")
+    sub = inner.compile(checkpointer=True)
+
+    class Both(MessagesState):
+        n: int
+
+    outer = StateGraph(Both)
+    outer.add_node("sub", sub)
+    outer.add_edge(START, "sub")
+    server = await start(Agent(outer.compile(), "x"), run_timeout_s=0.2)
+    for turn in range(2):
+        events = await server.run(f"turn {turn}", thread_id="t")
+        assert events[-1]["reason"] == "timeout"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["turn 0", "turn 1"]
