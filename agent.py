@@ -385,8 +385,9 @@ class Translator:
     """Turns what LangGraph says of one run into events: a part in, events out.
 
     It remembers what the contract needs told later: the deltas of each message, the tool calls
-    asked for and those open, interrupts and usage. So every ``tool_call`` is closed exactly once
-    and ``final_answer`` equals its deltas, whatever the graph does.
+    asked for and those open, interrupts and usage. So no ``tool_result`` comes without its call
+    and ``final_answer`` equals its deltas, whatever the graph does. Calls that are open when the
+    run ends are closed by who ends it.
     """
 
     def __init__(self, failed: set[str]) -> None:
@@ -443,7 +444,8 @@ class Translator:
         """Yield the deltas of a model's message or chunk, and note the tools that it asks for."""
         if message.usage_metadata:
             for key in ("input_tokens", "output_tokens", "total_tokens"):
-                self.usage[key] = self.usage.get(key, 0) + message.usage_metadata[key]
+                told = message.usage_metadata.get(key) or 0
+                self.usage[key] = self.usage.get(key, 0) + cast(int, told)
         if isinstance(message, AIMessageChunk):
             self.answering = message.chunk_position != "last"
             for fragment in message.tool_call_chunks:
@@ -496,6 +498,9 @@ class Translator:
 
         So it is where the tool does not exist, or where somebody answered in its place.
         """
+        if message.id in self._known:
+            return
+        self._known.add(message.id or str(uuid4()))
         call_id = message.tool_call_id
         call = self._asked.pop(call_id, None)
         if call is None and call_id not in self._ended:

@@ -584,7 +584,10 @@ async def guard(
             check_token(request)
         return await handler(request)
     except Refusal as refusal:
-        return refusal.response()
+        response = refusal.response()
+        if request.content.exception():  # Where the next request would begin nobody knows.
+            response.force_close()
+        return response
     except HTTPException as error:
         if error.status < 400:
             raise

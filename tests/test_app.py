@@ -115,6 +115,17 @@ async def test_a_bad_request_is_refused(
     assert server.runs.running == 0
 
 
+async def test_a_body_that_cannot_be_unpacked_ends_its_connection_as_announced(
+    start: Start,
+) -> None:
+    server = await start(echo_agent())
+    async with server.session.post(
+        "/api/chat", data=b"{}", headers={**JSON, "Content-Encoding": "gzip"}
+    ) as response:
+        assert response.status == 400
+        assert response.headers["Connection"] == "close"
+
+
 async def test_the_limits_themselves_are_allowed(start: Start) -> None:
     server = await start(echo_agent())
     events = await server.run(

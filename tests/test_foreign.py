@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -196,7 +197,12 @@ FAILURES = st.sampled_from([None, None, None, ValueError("secret"), "stop", "han
 TURNS = st.lists(st.tuples(st.lists(PIECES, max_size=4), CALLS, FAILURES), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("EXAMPLES", "150")),
+    derandomize="EXAMPLES" not in os.environ,  # by hand: others each time
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     turns=TURNS,
     handled=st.booleans(),
