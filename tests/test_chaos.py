@@ -37,7 +37,7 @@ Launch = Callable[..., Awaitable[Process]]
 SETTINGS = {
     "HEARTBEAT_S": "0.1",
     "DISCONNECT_GRACE_S": "0.3",
-    "SEND_TIMEOUT_S": "1",
+    "SEND_TIMEOUT_S": "2",
     "RUN_TTL_S": "3",
     "RUN_TIMEOUT_S": "2",
     "MAX_RUNS": "30",
@@ -284,11 +284,17 @@ class Chaos:
         first = await self.ask(body, Idempotency_Key=key)
         if first is None:
             return
-        others = [await self.ask(body, Idempotency_Key=key) for _ in range(2)]
+        # Each is read while the others are asked for: who reads nothing for long is dropped.
+        raws, reading = [first], [asyncio.create_task(first.read())]
+        for _ in range(2):
+            raw = await self.ask(body, Idempotency_Key=key)
+            assert raw
+            assert raw.run_id == first.run_id
+            raws.append(raw)
+            reading.append(asyncio.create_task(raw.read()))
         assert await self.call("POST", "/api/chat", body | {"x": "y"}, Idempotency_Key=key) == 409
-        for raw in [first, *others]:
-            assert raw and raw.run_id == first.run_id
-            assert await raw.read()
+        assert all(await asyncio.gather(*reading))
+        for raw in raws:
             self.saw(raw.run_id, raw, stayed=True)
 
     async def visit_a_thread(self, rng: random.Random, body: dict[str, str]) -> None:
