@@ -181,7 +181,7 @@ class Chaos:
             "status"
         ) == "running":
             assert time.monotonic() < ends, f"CHAOS_SEED={SEED}: {run_id} never ends"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # Hundreds ask at once, and only a reader would be told.
         assert state[0] == 200, state
         raw = await self.follow(run_id, 0)
         frames = await raw.all()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 import zoneinfo
 from collections.abc import Callable
@@ -156,15 +157,20 @@ def test_a_long_section_is_cut_around_its_match(tmp_path: Path) -> None:
 
 async def test_searches_at_once_share_one_index(docs: Path, monkeypatch: Any) -> None:
     built = []
+    begun, asked = threading.Event(), threading.Event()
 
     def slow(root: Path) -> Any:
         built.append(root)
-        time.sleep(0.05)
+        begun.set()
+        assert asked.wait(10)
         return build_index(root)
 
     monkeypatch.setattr(demo, "build_index", slow)
     tool = make_tools(docs)[0]
-    results = await asyncio.gather(*(tool.ainvoke({"query": "heartbeat"}) for _ in range(8)))
+    searches = [asyncio.create_task(tool.ainvoke({"query": "heartbeat"})) for _ in range(8)]
+    assert await asyncio.to_thread(begun.wait, 10)
+    asked.set()
+    results = await asyncio.gather(*searches)
     assert [len(result["hits"]) for result in results] == [3] * 8
     assert built == [docs]
 
