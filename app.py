@@ -26,10 +26,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, StreamWriter
@@ -37,7 +37,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_exceptions import HTTPException
 
 from agent import Agent, AgentError, Turn, built_in, left_open, load_agent
-from events import EventLog, StreamEvent, encode_comment, encode_retry
+from events import MemoryStore, StreamEvent, encode_comment, encode_retry
 
 VERSION = "0.1.0"
 HERE = Path(__file__).resolve().parent
@@ -59,9 +59,15 @@ without it: both have to fit into a shutdown."""
 UNREAD_GRACE_S = 5.0
 """How long a run that nobody has read yet waits for its first reader, at least."""
 
+FORGETTING = "forgetting"
+"""The first word of a claim on a thread that is being forgotten, where a run's is its id."""
+
+FORGET_POLL_S = 0.02
+
 HEARTBEAT = encode_comment("heartbeat")
 
 logger = logging.getLogger("chat")
+T = TypeVar("T")
 
 
 # ----------------------------------------------------------------------------------- settings
@@ -171,30 +177,44 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 # ---------------------------------------------------------------------------------------- runs
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a POST asks for, checked: to answer a message, or to go on with ``answer``."""
+
+    thread_id: str
+    message: str | None
+    """None where the run answers the thread's interrupt."""
+    answer: Any
+    key: str | None
+    digest: str
+    """The same for bodies that are equal as JSON."""
+
+
 class Run:
     """One pass of the graph over a thread: it fills a log, whoever reads it or not."""
 
-    def __init__(self, turn: Turn, thread_id: str, settings: Settings) -> None:
+    def __init__(self, asked: Asked, settings: Settings, store: MemoryStore) -> None:
         self.id = secrets.token_hex(12)
-        self.thread_id = thread_id
-        self.log = EventLog()
+        self.asked = asked
+        self.log = store.log(self.id)
         self.status = "running"
         self.answer: str | None = None
-        self._turn = turn
         self._settings = settings
         self._loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = self._loop.create_future()
+        """Fails where the run is refused."""
+        self._stop: asyncio.Future[str] = self._loop.create_future()
         self._started = self._loop.time()
         self._first_token: float | None = None
-        self._open: dict[str, str] = {}
-        self._tools: dict[str, float] = {}
-        self._stop: asyncio.Future[str] = self._loop.create_future()
+        self._open: dict[str, tuple[str, float]] = {}
+        """The tool, and when it started, of each open tool call."""
         self._full = False
         self._readers = 0
         self._grace: asyncio.TimerHandle | None = None
 
     @property
-    def ended(self) -> bool:
-        return self.status != "running"
+    def thread_id(self) -> str:
+        return self.asked.thread_id
 
     def document(self) -> dict[str, Any]:
         """Return the run's state as its JSON document."""
@@ -221,22 +241,25 @@ class Run:
         """Count a reader out; after the last the grace runs."""
         self._readers -= 1
         if not self._readers:
-            self.wait_for_readers(self._settings.disconnect_grace_s)
+            self._wait_for_readers(self._settings.disconnect_grace_s)
 
-    def wait_for_readers(self, grace_s: float) -> None:
-        """Stop the run unless a reader joins within the grace."""
-        if self.ended or math.isinf(grace_s):
+    def _wait_for_readers(self, grace_s: float) -> None:
+        if self.status != "running" or math.isinf(grace_s):
             return
         if grace_s == 0:
             self.stop("cancelled")
         else:
             self._grace = self._loop.call_later(grace_s, self.stop, "cancelled")
 
-    async def drive(self) -> None:
-        """Run the graph to its end, whatever ends it, and close log and thread behind it."""
+    async def drive(self, turn: Turn) -> str:
+        """Run the graph to its end, whatever ends it, leave its thread in order, and return the
+        reason; `end` then tells it."""
+        self._turn = turn
         heartbeat_s, timeout_s = self._settings.heartbeat_s, self._settings.run_timeout_s
         self._tell(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
         logger.info("run=%s thread=%s started", self.id, self.thread_id)
+        self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
+        self.begun.set_result(None)
         work = asyncio.create_task(self._work())
         try:
             async with asyncio.timeout(timeout_s):
@@ -250,14 +273,29 @@ class Run:
         reason, error = self._outcome(work)
         await self._settle(reason)
         with suppress(OverflowError):
-            for event in () if self._full else self._turn.translator.never_started():
+            for event in () if self._full else turn.translator.never_started():
                 self._tell(event, self._limit)
         status = "interrupted" if reason == "interrupted" else "cancelled"
-        for call_id, tool in [*self._open.items()]:
+        for call_id, (tool, _) in [*self._open.items()]:
             self._tell(left_open(tool, call_id, status))
         if error:
             self._tell(error)
-        self._end(reason)
+        return reason
+
+    def end(self, reason: str) -> None:
+        """Tell ``done``, and close the log behind it."""
+        timings = {"total_ms": self._ms(self._loop.time())}
+        if self._first_token is not None:
+            timings = {"first_token_ms": self._ms(self._first_token), **timings}
+        usage = self._turn.translator.usage or None
+        self._tell(StreamEvent("done", reason=reason, timings=timings, usage=usage))
+        self.status = reason
+        self.log.close()
+        if self._grace:
+            self._grace.cancel()
+        ended = "run=%s ended reason=%s events=%d first_token_ms=%s total_ms=%d"
+        first_token_ms, total_ms = timings.get("first_token_ms"), timings["total_ms"]
+        logger.info(ended, self.id, reason, self.log.last_id, first_token_ms, total_ms)
 
     async def _work(self) -> None:
         async with aclosing(self._turn.stream()) as events:
@@ -267,8 +305,11 @@ class Run:
     @property
     def _limit(self) -> int:
         """How large the log may be for what ends the run to fit in behind it."""
-        closing = sum(CLOSING_EACH + 4 * len(id_ + tool) for id_, tool in self._open.items())
-        return self._settings.max_run_bytes - max(0, closing + 2 * CLOSING_EACH - CLOSING_BYTES)
+        if not self._open:
+            return self._settings.max_run_bytes
+        names = sum(len(call_id + tool) for call_id, (tool, _) in self._open.items())
+        closing = CLOSING_EACH * (len(self._open) + 2) + 4 * names
+        return self._settings.max_run_bytes - max(0, closing - CLOSING_BYTES)
 
     def _outcome(self, work: asyncio.Task[None]) -> tuple[str, StreamEvent | None]:
         """Return why the run ended, and the ``error`` event where that is a failure."""
@@ -304,47 +345,23 @@ class Run:
         except OverflowError:
             self._full = True
             raise
-        now = self._loop.time()
         match event.type:
             case "text_delta" if self._first_token is None:
-                self._first_token = now
+                self._first_token = self._loop.time()
             case "final_answer":
                 self.answer = event.content
             case "tool_call":
-                self._open[event.tool_call_id or ""] = event.tool or ""
-                self._tools[event.tool_call_id or ""] = now
-                logger.info("run=%s tool=%r called id=%r", self.id, event.tool, event.tool_call_id)
-                logger.debug("run=%s tool=%r input=%r", self.id, event.tool, event.input)
+                call_id, tool = event.tool_call_id or "", event.tool or ""
+                self._open[call_id] = tool, self._loop.time()
+                logger.info("run=%s tool=%r called id=%r", self.id, tool, call_id)
+                logger.debug("run=%s tool=%r input=%r", self.id, tool, event.input)
             case "tool_result":
-                self._open.pop(event.tool_call_id or "", None)
-                logger.info(
-                    "run=%s tool=%r %s id=%r ms=%d",
-                    self.id,
-                    event.tool,
-                    event.status,
-                    event.tool_call_id,
-                    1000 * (now - self._tools.pop(event.tool_call_id or "", now)),
-                )
-                logger.debug("run=%s tool=%r result=%r", self.id, event.tool, event.result)
-
-    def _end(self, reason: str) -> None:
-        timings = {"total_ms": self._ms(self._loop.time())}
-        if self._first_token is not None:
-            timings = {"first_token_ms": self._ms(self._first_token), **timings}
-        usage = self._turn.translator.usage or None
-        self._tell(StreamEvent("done", reason=reason, timings=timings, usage=usage))
-        self.status = reason
-        self.log.close()
-        if self._grace:
-            self._grace.cancel()
-        logger.info(
-            "run=%s ended reason=%s events=%d first_token_ms=%s total_ms=%d",
-            self.id,
-            reason,
-            self.log.last_id,
-            timings.get("first_token_ms"),
-            timings["total_ms"],
-        )
+                call_id = event.tool_call_id or ""
+                tool, started = self._open.pop(call_id)
+                ms = 1000 * (self._loop.time() - started)
+                ended = "run=%s tool=%r %s id=%r ms=%d"
+                logger.info(ended, self.id, tool, event.status, call_id, ms)
+                logger.debug("run=%s tool=%r result=%r", self.id, tool, event.result)
 
     def _ms(self, at: float) -> int:
         return round(1000 * (at - self._started))
@@ -364,26 +381,23 @@ def log_failure(what: str, error: BaseException | None) -> str:
     return ref
 
 
-@dataclass
-class Thread:
-    """What the server knows of a conversation: its running run, and how many it had."""
-
-    run: Run | None = None
-    turns: int = 0
-
-
 class Runs:
-    """The runs, the threads that they belong to, and the keys that join them."""
+    """The runs of this process, and the threads that it has seen.
 
-    def __init__(self, settings: Settings, agent: Agent) -> None:
+    Whose turn a thread has and which run a key started are claims in the store: the first to
+    claim a name holds it, and everybody else learns who does.
+    """
+
+    def __init__(self, settings: Settings, agent: Agent, store: MemoryStore) -> None:
         self.settings = settings
         self.agent = agent
+        self.store = store
         self.draining = False
         self._kept: dict[str, Run] = {}
         self._driving: dict[Run, asyncio.Task[None]] = {}
-        self._threads: OrderedDict[str, Thread] = OrderedDict()
-        self._keys: dict[str, tuple[bytes, Run]] = {}
-        self._forgetting: dict[str, asyncio.Task[None]] = {}
+        self._threads: OrderedDict[str, None] = OrderedDict()
+        """The threads that had a turn here, the one whose last turn is longest ago first."""
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     @property
     def running(self) -> int:
@@ -391,77 +405,53 @@ class Runs:
 
     def get(self, run_id: str) -> Run:
         """Return a run that runs or is kept. Raises Refusal."""
-        if run := self._kept.get(run_id):
-            return run
-        raise Refusal(404, "unknown_run", f"There is no run {run_id!r}; it may have expired.")
-
-    def thread(self, thread_id: str) -> Thread:
-        return self._threads.get(thread_id) or Thread()
-
-    def joined(self, key: str | None, body: bytes) -> Run | None:
-        """Return the run that this idempotency key started. Raises Refusal for another body."""
-        if key is None or key not in self._keys:
-            return None
-        known, run = self._keys[key]
-        if known != body:
-            raise Refusal(
-                409, "idempotency_conflict", "This Idempotency-Key came with another body before."
-            )
+        run = self._kept.get(run_id)
+        if run is None or not run.begun.done():
+            raise Refusal(404, "unknown_run", f"There is no run {run_id!r}; it may have expired.")
         return run
 
-    def start(
-        self,
-        thread_id: str,
-        message: str | None,
-        answers: dict[str, Any] | None,
-        key: str | None,
-        body: bytes,
-    ) -> Run:
-        """Start a run, in one step of the loop with the checks before it. Raises Refusal."""
-        if self.draining:
-            raise Refusal(
-                503,
-                "draining",
-                "The server is shutting down.",
-                headers={"Retry-After": str(math.ceil(self.settings.shutdown_grace_s) + 1)},
-            )
-        if busy := self.thread(thread_id).run:
-            raise Refusal(
-                409, "thread_busy", "This thread has a running run; follow it.", run_id=busy.id
-            )
-        if self.running >= self.settings.max_runs:
-            raise Refusal(
-                503, "too_many_runs", "Too many runs at once.", headers={"Retry-After": "2"}
-            )
-        run = Run(self.agent.turn(thread_id, message, answers), thread_id, self.settings)
-        thread = self._threads.setdefault(thread_id, Thread())
-        thread.run = run
-        thread.turns += 1
-        self._threads.move_to_end(thread_id)
-        self._forget_oldest()
+    async def start(self, asked: Asked) -> Run:
+        """Start a run, or return the one that the same key started. Raises Refusal."""
+        run = Run(asked, self.settings, self.store)
+        if asked.key is not None:
+            held = await self.store.claim(_key(asked), f"{run.id} {asked.digest}")
+            run_id, digest = held.split()
+            if digest != asked.digest:
+                message = "This Idempotency-Key came with another body before."
+                raise Refusal(409, "idempotency_conflict", message)
+            if run_id != run.id:
+                run = self._kept[run_id]
+                await asyncio.shield(run.begun)
+                return run
         self._kept[run.id] = run
-        if key is not None:
-            self._keys[key] = body, run
-        self._driving[run] = asyncio.create_task(self._drive(run, key))
+        try:
+            self._check_limits()
+            self._driving[run] = asyncio.create_task(self._drive(run))
+            await asyncio.shield(run.begun)
+        except Exception:
+            await self._drop(run)
+            raise
         return run
 
     async def forget(self, thread_id: str) -> None:
         """Forget a thread. Raises Refusal where it is running or unheard of."""
-        if busy := self.thread(thread_id).run:
-            raise Refusal(
-                409, "thread_busy", "This thread has a running run; stop it.", run_id=busy.id
-            )
-        known = thread_id in self._threads or await self.agent.messages(thread_id) is not None
-        if not known:
-            raise unknown_thread(thread_id)
-        if self.thread(thread_id).run:  # since a moment ago
-            return await self.forget(thread_id)
-        self._threads.pop(thread_id, None)
-        # Who asked may leave meanwhile; the thread is forgotten all the same.
-        await asyncio.shield(self._forget(thread_id))
+        claim = f"{FORGETTING} {secrets.token_hex(12)}"
+        await self._claim_thread(thread_id, claim)
+        try:
+            if thread_id not in self._threads and await self.agent.messages(thread_id) is None:
+                raise unknown_thread(thread_id)
+            self._threads.pop(thread_id, None)
+            await self.agent.forget(thread_id)
+        finally:
+            await self.store.release(_thread(thread_id), claim)
+
+    async def running_of(self, thread_id: str) -> str | None:
+        """Return the id of the thread's running run."""
+        holder = await self.store.holder(_thread(thread_id))
+        return None if holder is None or holder.startswith(FORGETTING) else holder
 
     async def wait_for(self, run: Run) -> None:
-        """Wait until the run has ended, and its thread is free."""
+        """Wait until the run has ended."""
         if task := self._driving.get(run):
             await asyncio.wait({task})
 
@@ -472,42 +462,84 @@ class Runs:
             await asyncio.wait({*self._driving.values()}, timeout=grace_s)
         for run in self._driving:
             run.stop("shutdown")
-        if self._driving:
-            await asyncio.wait({*self._driving.values()})
+        if tasks := {*self._driving.values(), *self._forgetting}:
+            await asyncio.wait(tasks)
 
-    async def _drive(self, run: Run, key: str | None) -> None:
-        if forgetting := self._forgetting.get(run.thread_id):
-            await asyncio.wait({forgetting})
+    def _check_limits(self) -> None:
+        if self.draining:
+            after = {"Retry-After": str(math.ceil(self.settings.shutdown_grace_s) + 1)}
+            raise Refusal(503, "draining", "The server is shutting down.", after)
+        if self.running >= self.settings.max_runs:
+            raise Refusal(503, "too_many_runs", "Too many runs at once.", {"Retry-After": "2"})
+
+    async def _claim_thread(self, thread_id: str, claim: str) -> None:
+        """Take the thread's turn, behind who forgets it. Raises Refusal where a run has it."""
+        while (holder := await self.store.claim(_thread(thread_id), claim)) != claim:
+            if not holder.startswith(FORGETTING):
+                message = "This thread has a running run; follow it or stop it."
+                raise Refusal(409, "thread_busy", message, run_id=holder)
+            await asyncio.sleep(FORGET_POLL_S)
+
+    async def _drive(self, run: Run) -> None:
+        asked, thread_id = run.asked, run.thread_id
         try:
-            await run.drive()
+            await self._claim_thread(thread_id, run.id)
+            try:
+                answers = None if asked.message else await self._answers(asked)
+                self._threads[thread_id] = None
+                self._threads.move_to_end(thread_id)
+                reason = await run.drive(self.agent.turn(thread_id, asked.message, answers))
+            finally:
+                # Before `done` is told, since whoever reads it may send the next turn at once.
+                await self.store.release(_thread(thread_id), run.id)
+            run.end(reason)
+        except Exception as error:
+            if run.begun.done():
+                raise
+            run.begun.set_exception(error)
         finally:
-            self._threads[run.thread_id].run = None
             del self._driving[run]
         self._forget_oldest()
-        asyncio.get_running_loop().call_later(self.settings.run_ttl_s, self._drop, run, key)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.settings.run_ttl_s, lambda: loop.create_task(self._drop(run)))
 
-    def _drop(self, run: Run, key: str | None) -> None:
-        del self._kept[run.id]
-        if key is not None:
-            del self._keys[key]
+    async def _answers(self, asked: Asked) -> dict[str, Any]:
+        """Return one answer for each pending interrupt. Raises Refusal where they do not fit."""
+        pending = await self.agent.waiting(asked.thread_id)
+        if pending is None:
+            raise nothing_to_resume()
+        if len(pending) < 2:
+            return dict.fromkeys(pending, asked.answer)
+        if not isinstance(asked.answer, dict) or asked.answer.keys() != set(pending):
+            raise invalid(f"resume has to be an object with an answer for each of {pending}.")
+        return asked.answer
+
+    async def _drop(self, run: Run) -> None:
+        self._kept.pop(run.id, None)
+        if run.asked.key is not None:
+            await self.store.release(_key(run.asked), f"{run.id} {run.asked.digest}")
 
     def _forget_oldest(self) -> None:
         excess = len(self._threads) - self.settings.max_threads
         if excess > 0:
-            idle = [id_ for id_, thread in self._threads.items() if not thread.run]
+            running = {run.thread_id for run in self._driving}
+            idle = [thread_id for thread_id in self._threads if thread_id not in running]
             for thread_id in idle[:excess]:
-                del self._threads[thread_id]
-                self._forget(thread_id)
+                task = asyncio.create_task(self._forget(thread_id))
+                self._forgetting.add(task)
+                task.add_done_callback(self._forgetting.discard)
 
-    def _forget(self, thread_id: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(self.agent.forget(thread_id))
-        self._forgetting[thread_id] = task
-        task.add_done_callback(lambda _: self._forgotten(thread_id, task))
-        return task
+    async def _forget(self, thread_id: str) -> None:
+        with suppress(Refusal):  # It has a turn again.
+            await self.forget(thread_id)
 
-    def _forgotten(self, thread_id: str, task: asyncio.Task[None]) -> None:
-        if self._forgetting.get(thread_id) is task:
-            del self._forgetting[thread_id]
+
+def _thread(thread_id: str) -> str:
+    return f"thread:{thread_id}"
+
+
+def _key(asked: Asked) -> str:
+    return f"key:{asked.key}"
 
 
 # ---------------------------------------------------------------------------- access, refusals
@@ -550,6 +582,10 @@ def internal_failure(request: web.BaseRequest, error: BaseException | None) -> R
 
 def unknown_thread(thread_id: str) -> Refusal:
     return Refusal(404, "unknown_thread", f"There is no thread {thread_id!r}.")
+
+
+def nothing_to_resume() -> Refusal:
+    return Refusal(400, "nothing_to_resume", "No thread of this thread_id waits for an answer.")
 
 
 SETTINGS = web.AppKey("settings", Settings)
@@ -656,33 +692,21 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """Start a run, or join the one that the same key started, and stream it."""
-    runs = request.app[RUNS]
-    key = read_key(request)
-    body = await read_body(request)
-    thread_id = read_thread_id(body)
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()
-    answers = None
-    if "resume" in body and not runs.joined(key, digest):
-        answers = await read_answers(runs, body, thread_id)
-    # From here to the start nothing waits, so what is checked still holds there.
-    run = runs.joined(key, digest)
-    if not run:
-        if "resume" not in body:
-            message = read_message(body)
-        elif answers is not None or runs.thread(thread_id).run:
-            message = None
-        else:
-            raise Refusal(
-                400, "nothing_to_resume", "No thread of this thread_id waits for an answer."
-            )
-        run = runs.start(thread_id or new_thread_id(), message, answers, key, digest)
-        run.wait_for_readers(max(UNREAD_GRACE_S, runs.settings.disconnect_grace_s))
+    asked = await read_chat(request)
+    run = await to_its_end(request.app[RUNS].start(asked))
     preferences = ",".join(request.headers.getall("Prefer", []))
     if "respond-async" in re.split(r"[\s,;]+", preferences.lower()):
         headers = {**run_headers(run), "Preference-Applied": "respond-async"}
         document = {"run_id": run.id, "thread_id": run.thread_id, "events": headers["Location"]}
         return send_json(document, 202, headers)
     return await follow(request, run, after=0)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what is done whole or not at all, also where the client leaves meanwhile."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return await asyncio.shield(task)
 
 
 async def expect(request: web.Request) -> None:
@@ -696,7 +720,7 @@ async def run_events(request: web.Request) -> web.StreamResponse:
     """Stream a run from a cursor: replay, then live."""
     run = request.app[RUNS].get(request.match_info["run_id"])
     after = read_cursor(request, run)
-    if run.ended and after == run.log.last_id:
+    if run.log.closed and after == run.log.last_id:
         return web.Response(status=204)
     return await follow(request, run, after)
 
@@ -709,7 +733,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     """Stop a run and answer when it has stopped."""
     runs = request.app[RUNS]
     run = runs.get(request.match_info["run_id"])
-    if run.ended:
+    if run.log.closed:
         return send_json(run.document())
     run.stop("cancelled")
     await runs.wait_for(run)
@@ -719,15 +743,14 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def thread_state(request: web.Request) -> web.StreamResponse:
     runs, thread_id = request.app[RUNS], request.match_info["thread_id"]
     messages = await runs.agent.messages(thread_id)
-    run = runs.thread(thread_id).run
-    if messages is None and not run:
+    run_id = await runs.running_of(thread_id)
+    if messages is None and not run_id:
         raise unknown_thread(thread_id)
-    run_id = run.id if run else None
     return send_json({"thread_id": thread_id, "run_id": run_id, "messages": messages or []})
 
 
 async def delete_thread(request: web.Request) -> web.StreamResponse:
-    await request.app[RUNS].forget(request.match_info["thread_id"])
+    await to_its_end(request.app[RUNS].forget(request.match_info["thread_id"]))
     return web.Response(status=204)
 
 
@@ -775,11 +798,27 @@ def invalid(message: str) -> Refusal:
     return Refusal(400, "invalid_request", message)
 
 
-def read_key(request: web.Request) -> str | None:
+async def read_chat(request: web.Request) -> Asked:
+    """Return what the POST asks for. Raises Refusal."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
         raise invalid("Idempotency-Key has 1 to 128 visible ASCII characters.")
-    return key
+    body = await read_body(request)
+    thread_id, answer, message = body.get("thread_id"), body.get("resume"), None
+    if thread_id is not None and not (
+        isinstance(thread_id, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id)
+    ):
+        raise invalid("thread_id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
+    if "resume" not in body:
+        message = read_message(body)
+    elif body.get("message") is not None:
+        raise invalid("message and resume exclude each other.")
+    elif has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
+        raise invalid("resume has half of a surrogate pair.")
+    elif thread_id is None:
+        raise nothing_to_resume()
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return Asked(thread_id or secrets.token_urlsafe(12), message, answer, key, digest)
 
 
 async def read_body(request: web.Request) -> dict[str, Any]:
@@ -809,20 +848,6 @@ def _read_float(text: str) -> float:
     return int(value) if (value := float(text)).is_integer() else value
 
 
-def read_thread_id(body: Mapping[str, Any]) -> str:
-    """Return the thread's id, empty where a fresh one is wanted."""
-    thread_id = body.get("thread_id")
-    if thread_id is None:
-        return ""
-    if not isinstance(thread_id, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id):
-        raise invalid("thread_id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
-    return thread_id
-
-
-def new_thread_id() -> str:
-    return secrets.token_urlsafe(12)
-
-
 def read_message(body: Mapping[str, Any]) -> str:
     message = body.get("message")
     if not isinstance(message, str) or not message.strip():
@@ -836,28 +861,6 @@ def read_message(body: Mapping[str, Any]) -> str:
 
 def has_lone_surrogate(text: str) -> bool:
     return re.search("[\ud800-\udfff]", text) is not None
-
-
-async def read_answers(
-    runs: Runs, body: Mapping[str, Any], thread_id: str
-) -> dict[str, Any] | None:
-    """Return ``resume`` as one answer for each pending interrupt, None where none is wanted."""
-    if body.get("message") is not None:
-        raise invalid("message and resume exclude each other.")
-    answer = body["resume"]
-    if has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
-        raise invalid("resume has half of a surrogate pair.")
-    while thread_id:
-        before = replace(runs.thread(thread_id))
-        pending = await runs.agent.waiting(thread_id)
-        if runs.thread(thread_id) != before:
-            continue  # A turn began or ended while the thread was read.
-        if pending is None or len(pending) < 2:
-            return None if pending is None else dict.fromkeys(pending, answer)
-        if not isinstance(answer, dict) or answer.keys() != set(pending):
-            raise invalid(f"resume has to be an object with an answer for each of {pending}.")
-        return answer
-    return None
 
 
 def read_cursor(request: web.Request, run: Run) -> int:
@@ -996,7 +999,7 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
 
 def runs_context(agent: Agent) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
-        app[RUNS] = Runs(app[SETTINGS], agent)
+        app[RUNS] = Runs(app[SETTINGS], agent, MemoryStore())
         yield
         await app[RUNS].drain(0)
 

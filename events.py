@@ -174,6 +174,32 @@ class EventLog:
             _settle(news, True)
 
 
+class MemoryStore:
+    """What the runs of one process share: their logs, and claims on names.
+
+    The first to claim a name holds it until it is released; everybody else learns who does.
+    """
+
+    def __init__(self) -> None:
+        self._claims: dict[str, str] = {}
+
+    def log(self, run_id: str) -> EventLog:
+        """Return the empty log of a new run."""
+        return EventLog()
+
+    async def claim(self, name: str, claim: str) -> str:
+        """Return the claim that holds the name: this one, where nobody came before."""
+        return self._claims.setdefault(name, claim)
+
+    async def holder(self, name: str) -> str | None:
+        return self._claims.get(name)
+
+    async def release(self, name: str, claim: str) -> None:
+        """Give the name back, if this claim holds it."""
+        if self._claims.get(name) == claim:
+            del self._claims[name]
+
+
 def _settle(future: asyncio.Future[bool], value: bool) -> None:
     if not future.done():
         future.set_result(value)

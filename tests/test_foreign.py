@@ -19,8 +19,8 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from agent import Agent, Translator, _ToolScope, translate_events, translate_parts
-from app import Run, Settings
-from events import StreamEvent
+from app import Asked, Run, Settings
+from events import MemoryStore, StreamEvent
 from tests.client import check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, loop_graph
@@ -230,13 +230,13 @@ def test_any_script_keeps_what_always_holds(
             script.append(steps)
         model = ScriptedModel(script=[*script, ["over"], ["over"]], streams=streams)
         agent = Agent(loop_graph(model, TOOLS, handle_tool_errors=handled), "x")
-        run = Run(agent.turn("t", "go"), "t", Settings())
-        await asyncio.wait_for(run.drive(), 10)
+        run = Run(Asked("t", "go", None, None, ""), Settings(), MemoryStore())
+        run.end(await asyncio.wait_for(run.drive(agent.turn("t", "go")), 10))
         check(frames(run))
         asked = len(model.asked)
         model.script[asked:] = [["fine"]]
-        after = Run(agent.turn("t", "and now?"), "t", Settings())
-        await asyncio.wait_for(after.drive(), 10)
+        after = Run(Asked("t", "and now?", None, None, ""), Settings(), MemoryStore())
+        after.end(await asyncio.wait_for(after.drive(agent.turn("t", "and now?")), 10))
         check(frames(after))
         assert frames(after)[-2]["content"] == "fine"
         assert lacks_a_result([as_openai(message) for message in model.asked[asked]]) is None
