@@ -234,8 +234,9 @@ async def test_sigterm_ends_streams_in_order_and_the_container_in_time(
     await stream.until("tool_progress")
     began = time.monotonic()
     podman("kill", "--signal=TERM", "agent")
-    while (await container.call("GET", "/healthz"))[0] == 200:
-        pass
+    async with asyncio.timeout(10):
+        while (await container.call("GET", "/healthz"))[0] == 200:
+            pass
     assert not is_healthy(podman)
     assert (await stream.until("done"))["reason"] == "shutdown"
     assert await asyncio.wait_for(container.process.wait(), 10) == 0
