@@ -48,7 +48,7 @@ async def caddy(tmp_path: Path) -> AsyncIterator[Caddy]:
                 stderr=asyncio.subprocess.PIPE,
             )
             stack.push_async_callback(process.communicate)
-            stack.callback(process.terminate)
+            stack.callback(process.kill)
             assert process.stderr
             told = b""
             while b"serving initial configuration" not in told:
