@@ -37,7 +37,8 @@ RUN rm /usr/lib/python3*/EXTERNALLY-MANAGED && ln -s python3 /usr/bin/python
 
 def unavailable(reason: str) -> NoReturn:
     """Skip the test, save where CI is set."""
-    assert "CI" not in os.environ, reason
+    if "CI" in os.environ:
+        pytest.fail(reason)
     pytest.skip(reason)
 
 
