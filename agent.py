@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar, Token
@@ -34,7 +35,7 @@ from langchain_core.exceptions import (
     ModelRateLimitError,
     ModelTimeoutError,
 )
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, chat_models, llms
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -70,6 +71,9 @@ ENDED_BY = "ended_by"
 """The mark of a tool message that this module wrote, for a call that its run left open."""
 
 TOOL_FAILED = "The tool failed."
+MODEL_FILES = {chat_models.__file__, llms.__file__}
+"""The code that every call of a model goes through."""
+
 SYSTEM = SystemMessage(
     "You are a helpful assistant. Answer in the language of the question. Use a tool where it "
     "knows better than you; call several at once where the question has several parts."
@@ -246,7 +250,7 @@ class Turn:
 
     def describe(self, error: BaseException | None) -> StreamEvent:
         """Return the ``error`` event, without its ``ref``, for what the stream raised."""
-        return describe(error, self.translator.answering, error in self._scope.model_errors)
+        return describe(error, self.translator.answering, came_from_model(error))
 
     async def settle(self, reason: str) -> None:
         """Leave the thread ready for its next turn, whatever ended this one."""
@@ -667,11 +671,12 @@ class _ToolScope(BaseCallbackHandler):
     """
 
     run_inline = True
+    # Calling it for each token would cost as much as translating that.
+    ignore_llm = True
 
     def __init__(self) -> None:
         self.inside: set[str] = set()
         self.call_ids: dict[str, str] = {}
-        self.model_errors: list[BaseException] = []
         self._tokens: dict[UUID, Token[bool]] = {}
 
     def on_tool_start(
@@ -700,9 +705,6 @@ class _ToolScope(BaseCallbackHandler):
             self.inside.add(str(run_id))
             if kwargs.get("metadata") is not None:
                 kwargs["metadata"][INSIDE_TOOL] = True
-
-    def on_llm_error(self, error: BaseException, **kwargs: Any) -> None:
-        self.model_errors.append(error)
 
 
 def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
@@ -794,6 +796,12 @@ def _jsonable(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=str, bytes_mode="base64")
+
+
+def came_from_model(error: BaseException | None) -> bool:
+    """Whether a model raised it, or let it through."""
+    frames = traceback.walk_tb(error.__traceback__ if error else None)
+    return any(frame.f_code.co_filename in MODEL_FILES for frame, _ in frames)
 
 
 def describe(error: BaseException | None, answering: bool, of_model: bool) -> StreamEvent:
@@ -924,8 +932,25 @@ def built_in(
 
 
 def _openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
-    # Importing it takes longer than all else together, and the demo does without.
+    # Importing them takes longer than all else together, and the demo does without.
     from langchain_openai import ChatOpenAI
+    from openai import AsyncStream, DefaultAioHttpClient
+    from openai.resources.chat.completions import AsyncCompletions
+
+    class Completions(AsyncCompletions):
+        """Streams each chunk as the JSON that it came as, which ChatOpenAI takes as well.
+
+        To build openai's objects, and take them apart again, costs half of a token's time.
+        """
+
+        async def create(self, **body: Any) -> Any:
+            # `with_raw_response`, which some keys ask for, adds a header.
+            if not body.get("stream") or "extra_headers" in body:
+                return await super().create(**body)
+            stream_cls = AsyncStream[object]
+            return await self._post(
+                "/chat/completions", body=body, cast_to=object, stream=True, stream_cls=stream_cls
+            )
 
     class ChatModel(ChatOpenAI):
         """ChatOpenAI that keeps the reasoning which OpenAI-compatible servers send."""
@@ -933,6 +958,8 @@ def _openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
         def _convert_chunk_to_generation_chunk(
             self, chunk: dict[str, Any], *args: Any, **kwargs: Any
         ) -> ChatGenerationChunk | None:
+            for choice in chunk.get("choices") or ():
+                choice.setdefault("delta", None)  # Some servers leave out what OpenAI's has.
             converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
             if converted and chunk.get("choices"):
                 delta = chunk["choices"][0].get("delta") or {}
@@ -940,12 +967,19 @@ def _openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
                     converted.message.additional_kwargs["reasoning_content"] = reasoning
             return converted
 
-    return ChatModel(
+    client = None
+    with suppress(RuntimeError):  # of an older openai, without the package httpx-aiohttp
+        client = DefaultAioHttpClient()
+    chat = ChatModel(
         model=model,
         # A server of one's own wants no key, but the client does.
         api_key=SecretStr(api_key or "none"),
         base_url=base_url or None,
+        # It costs less a token than the default one.
+        http_async_client=client,
         stream_usage=True,
         # The run's own time-out ends a model that stalls.
         stream_chunk_timeout=None,
     )
+    chat.async_client = Completions(chat.root_async_client)
+    return chat

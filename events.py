@@ -64,6 +64,7 @@ class StreamEvent:
 
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_quote = json.encoder.encode_basestring
 
 
 def encode_event(event: StreamEvent, event_id: int) -> bytes:
@@ -74,9 +75,13 @@ def encode_event(event: StreamEvent, event_id: int) -> bytes:
 
     Source: WHATWG HTML, "Parsing an event stream".
     """
-    # JSON escapes CR and LF, so one data line is always enough.
-    data = _encode_json(event.to_dict())
-    frame = f"id: {event_id}\nevent: {event.type}\ndata: {data}\n\n"
+    # JSON escapes CR and LF, so one data line is always enough. Most values are short texts; to
+    # make an encoder for each event would take longer than to quote them.
+    fields = [
+        f'"{name}":{_quote(value) if isinstance(value, str) else _encode_json(value)}'
+        for name, value in event.to_dict().items()
+    ]
+    frame = f"id: {event_id}\nevent: {event.type}\ndata: {{{','.join(fields)}}}\n\n"
     # Half of a surrogate pair has no UTF-8; its JSON escape joins the other half in the client.
     return frame.encode("utf-8", "backslashreplace")
 

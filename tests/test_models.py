@@ -53,6 +53,17 @@ async def test_a_tool_call_in_fragments_is_run_and_answered(
     }
 
 
+async def test_chunks_that_lack_what_openais_have_are_read(
+    start: Start, upstream: Upstream
+) -> None:
+    bare: list[Any] = [{"choices": [{}]}, {"choices": None}, {"choices": [{"delta": None}]}]
+    upstream.replies = [[*text("It is"), *bare, {"choices": [{"delta": {"content": " 42."}}]}]]
+    server = await start(openai_agent(upstream.url))
+    events = await server.run("6 * 7?")
+    check(events)
+    assert events[-2]["content"] == "It is 42."
+
+
 FAILURES = [
     (401, "model_auth", False),
     (403, "model_auth", False),

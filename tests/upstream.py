@@ -33,7 +33,7 @@ class Upstream:
 
     A reply is a status (an int, or a pair of status and body) or a list of deltas, in which
     ``STALL`` waits for ever, ``CUT`` breaks the connection, an ``asyncio.Event`` is waited for
-    and a dict with ``error`` goes out as it is.
+    and a dict with ``error`` or ``choices`` goes out as it is.
     """
 
     def __init__(self) -> None:
@@ -88,8 +88,8 @@ class Upstream:
                 case asyncio.Event():
                     self.stalling.set()
                     await step.wait()
-                case {"error": error}:
-                    await response.write(f"data: {json.dumps({'error': error})}\n\n".encode())
+                case {"error": _} | {"choices": _}:
+                    await response.write(f"data: {json.dumps(step)}\n\n".encode())
                 case _:
                     calls = calls or "tool_calls" in step
                     await send(choices=[{"index": 0, "delta": step, "finish_reason": None}])
