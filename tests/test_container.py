@@ -153,7 +153,9 @@ async def container(podman: Podman, image: str, tmp_path: Path) -> AsyncIterator
         process = await asyncio.create_subprocess_exec(
             *(*podman.command, "run", "--rm", "--name=agent", "--read-only"),
             # As with Docker, where /tmp is read-only, too.
-            *("--read-only-tmpfs=false", "--network=host", f"--env=PORT={port}", *LIMITS, image),
+            *("--read-only-tmpfs=false", "--network=host", f"--env=PORT={port}"),
+            # As where Docker is configured to use a proxy; nobody answers at this one.
+            *("--env=http_proxy=http://127.0.0.1:9", *LIMITS, image),
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
         )
