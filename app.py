@@ -1095,7 +1095,8 @@ async def serve(settings: Settings, agent: Agent) -> None:
     await stop.wait()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.remove_signal_handler(signum)
-        signal.signal(signum, signal.SIG_DFL)
+        # Not SIG_DFL, which process 1 of a container ignores.
+        signal.signal(signum, lambda signum, _: os._exit(128 + signum))
     # The listener stays open until then: reads and health checks are answered.
     await app[RUNS].drain(settings.shutdown_grace_s)
     listener.close()
