@@ -145,8 +145,11 @@ class Agent:
     async def forget(self, thread_id: str) -> None:
         """Forget the thread, its checkpoints included."""
         self.failed.pop(thread_id, None)
-        if isinstance(self.graph.checkpointer, BaseCheckpointSaver):
-            await self.graph.checkpointer.adelete_thread(thread_id)
+        await self._saver.adelete_thread(thread_id)
+
+    @property
+    def _saver(self) -> BaseCheckpointSaver[Any]:
+        return cast(BaseCheckpointSaver[Any], self.graph.checkpointer)
 
     async def settle(self, thread_id: str, turn: Turn | None = None) -> list[AnyMessage]:
         """Leave the thread so that its next turn works and knows what its user saw.
@@ -155,6 +158,8 @@ class Agent:
         one; text of ``turn`` that the graph did not get to keep is added; what the graph would
         have done next is dropped. Returns the messages of the thread.
         """
+        if await self._saver.aget_tuple(_config(thread_id)) is None and turn is None:
+            return []
         state = await self.graph.aget_state(_config(thread_id), subgraphs=True)
         outputs = turn.translator.outputs if turn else {}
         for task in state.tasks:
@@ -180,12 +185,12 @@ class Agent:
         return await self.history(thread_id)
 
     async def compact(self, thread_id: str) -> None:
-        """Keep a thread's newest checkpoint alone, where the server keeps it.
+        """Keep a settled thread's newest checkpoint alone, where the server keeps it.
 
         Each older one has the whole conversation, so that memory would grow with its square.
         """
         memory, config = self._memory, _config(thread_id)
-        if memory is None or (await self.graph.aget_state(config)).tasks:
+        if memory is None:
             return
         # A subgraph with a memory of its own has a namespace without a task's id.
         keeps_more = any(ns and ":" not in ns for ns in memory.storage.get(thread_id, ()))
@@ -256,7 +261,7 @@ class Turn:
         """Leave the thread ready for its next turn, whatever ended this one."""
         if reason != "interrupted":
             await self._agent.settle(self._thread_id, None if reason == "completed" else self)
-        await self._agent.compact(self._thread_id)
+            await self._agent.compact(self._thread_id)
 
 
 def _config(thread_id: str, of: RunnableConfig | None = None) -> RunnableConfig:

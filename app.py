@@ -270,6 +270,8 @@ class Run:
         logger.info("run=%s thread=%s started", self.id, self.thread_id)
         self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
         self.begun.set_result(None)
+        for _ in range(6):  # In so many steps of the loop the response is on its way.
+            await asyncio.sleep(0)
         work = asyncio.create_task(self._work())
         try:
             async with asyncio.timeout(timeout_s):
