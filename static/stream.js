@@ -61,8 +61,12 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 // How long arrived events are handed out in one go.
 const WORK_MS = 10;
 const MAX_POSTS = 3;
+// Refusals that pass: too many requests, and what proxies and a server that is busy or restarts say.
+const PASSING = [429, 502, 503, 504];
 // With the waits above about two minutes, which is as long as a server keeps an ended run.
 const MAX_FAILURES = 10;
+// What a page is told when its network, or it itself, comes back.
+const COMEBACKS = ["online", "pageshow", "visibilitychange"];
 
 /** Why there is no stream: a server's refusal (`status` is its HTTP status), or a lost one (0). */
 export class ChatError extends Error {
@@ -97,8 +101,7 @@ export function streamChat(message, options = {}) {
   const { url = "/api/chat", threadId, resume } = options;
   const turn = resume === undefined ? { message } : { resume };
   const body = JSON.stringify(threadId ? { ...turn, thread_id: threadId } : turn);
-  const headers = { "Content-Type": "application/json", "Idempotency-Key": uuid() };
-  return new Follower(options, { url, init: { method: "POST", headers, body } }).follow();
+  return new Follower(options, { url, body, key: uuid() }).follow();
 }
 
 /**
@@ -131,8 +134,6 @@ export async function cancelRun(runUrl, options = {}) {
  * Source: WHATWG HTML, "Parsing an event stream" and "Interpreting an event stream".
  */
 export class EventParser {
-  /** The last id that a finished block has set. */
-  lastEventId = "";
   /** The server's wish for the time before a reconnect. @type {number | null} */
   retryMs = null;
 
@@ -175,7 +176,7 @@ export class EventParser {
   /** @param {string} line */
   #field(line) {
     const colon = line.indexOf(":");
-    if (colon === 0) return;
+    // A comment is a field without a name.
     const name = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? "" : line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
     if (name === "data") this.#data.push(value);
@@ -185,7 +186,6 @@ export class EventParser {
   }
 
   #finish() {
-    this.lastEventId = this.#id;
     const data = this.#data.length ? this.#data.join("\n") : null;
     const frame = { raw: this.#raw, id: this.#id, event: this.#event || "message", data };
     this.#raw = "";
@@ -197,11 +197,8 @@ export class EventParser {
 
 /** One run, followed over as many connections as it takes, one at a time. */
 class Follower {
-  /** @type {FollowOptions} */
   #options;
-  /** @type {{ url: string, init: { headers: Record<string, string> } & RequestInit } | null} */
   #post;
-  /** @type {string | null} */
   #eventsUrl;
   #cursor;
   #posts = 0;
@@ -210,14 +207,16 @@ class Follower {
   #silenceMs = 3 * HEARTBEAT_S * 1000;
   /** The last refusal that asked for patience. @type {ChatError | null} */
   #refusal = null;
+  /** What a page that comes back shortens. */
+  #wake = () => {};
 
   /**
    * @param {FollowOptions} options
-   * @param {{ url: string, init: { headers: Record<string, string> } & RequestInit } | null} post
-   * @param {string | null} [eventsUrl]
+   * @param {{ url: string, body: string, key: string } | null} post null: the run is already there
+   * @param {string} [eventsUrl] empty until an answer to the POST told it
    * @param {number} [cursor]
    */
-  constructor(options, post, eventsUrl = null, cursor = 0) {
+  constructor(options, post, eventsUrl = "", cursor = 0) {
     this.#options = options;
     this.#post = post;
     this.#eventsUrl = eventsUrl;
@@ -229,6 +228,8 @@ class Follower {
     const { signal, onState } = this.#options;
     signal?.throwIfAborted();
     onState?.("connecting", 0);
+    const wake = () => this.#wake();
+    for (const name of COMEBACKS) globalThis.addEventListener?.(name, wake);
     try {
       for (;;) {
         this.#refusal = null;
@@ -239,6 +240,7 @@ class Follower {
         signal?.throwIfAborted();
       }
     } finally {
+      for (const name of COMEBACKS) globalThis.removeEventListener?.(name, wake);
       onState?.("ended", 0);
     }
   }
@@ -254,9 +256,16 @@ class Follower {
     const cut = () => connection.abort();
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let watchdog;
+    let heardMs = 0;
     const heard = () => {
+      heardMs = Date.now();
       clearTimeout(watchdog);
       watchdog = setTimeout(cut, this.#silenceMs);
+    };
+    // While a machine sleeps its timers may stop, but its clock goes on. Where a heartbeat is late
+    // already, the cursor finds out sooner than the rest of the watchdog's time.
+    this.#wake = () => {
+      if (Date.now() - heardMs > this.#silenceMs / 2) cut();
     };
     const close = () => {
       clearTimeout(watchdog);
@@ -270,13 +279,14 @@ class Follower {
       const response = await this.#request(connection.signal).catch(() => null);
       if (!response || connection.signal.aborted) return undefined;
       if (response.status === 204) return null;
-      if (!response.ok) {
+      if (response.status !== 200) {
         const error = await refusal(response);
-        if (!this.#mayPass(error)) throw error;
+        const patient = (error.retryAfterMs ?? 0) <= MAX_RETRY_AFTER_MS;
+        if (!patient || !PASSING.includes(error.status)) throw error;
         this.#refusal = error;
         return undefined;
       }
-      if (!response.body || !/^text\/event-stream\b/i.test(response.headers.get("Content-Type") ?? ""))
+      if (!response.body || !/^text\/event-stream\s*(;|$)/i.test(response.headers.get("Content-Type") ?? ""))
         throw new ChatError("not_a_stream", "The answer is no event stream.", response.status);
       const location = response.headers.get("Location");
       if (location) this.#eventsUrl = new URL(location, response.url).href;
@@ -317,16 +327,16 @@ class Follower {
 
   /** @param {AbortSignal} signal */
   async #request(signal) {
-    const { headers = {} } = this.#options;
-    if (this.#eventsUrl === null && this.#post) {
+    const headers = { Accept: "text/event-stream", ...this.#options.headers };
+    if (this.#post && !this.#eventsUrl) {
       this.#posts += 1;
-      const { url, init } = this.#post;
-      return fetch(url, { ...init, headers: { ...headers, ...init.headers }, signal });
+      const { url, body, key } = this.#post;
+      const more = { "Content-Type": "application/json", "Idempotency-Key": key };
+      return fetch(url, { method: "POST", headers: { ...headers, ...more }, body, signal });
     }
-    /** @type {Record<string, string>} */
-    const cursor = this.#cursor > 0 ? { "Last-Event-ID": String(this.#cursor) } : {};
+    const cursor = this.#cursor > 0 ? { "Last-Event-ID": String(this.#cursor) } : null;
     // A browser's cache lets a second reader of the same address wait for the first; no-store does not.
-    return fetch(this.#eventsUrl ?? "", { headers: { ...headers, ...cursor }, cache: "no-store", signal });
+    return fetch(this.#eventsUrl, { headers: { ...headers, ...cursor }, cache: "no-store", signal });
   }
 
   /**
@@ -352,18 +362,11 @@ class Follower {
     return event;
   }
 
-  /** @param {ChatError} error */
-  #mayPass(error) {
-    if (error.code === "internal") return false;
-    if ((error.retryAfterMs ?? 0) > MAX_RETRY_AFTER_MS) return false;
-    return [429, 502, 503, 504].includes(error.status);
-  }
-
   /** Counts a failure and returns how long to wait, or throws where it was the last one. */
   #nextWaitMs() {
     const offline = globalThis.navigator?.onLine === false;
     if (!offline) this.#failures += 1;
-    if (this.#eventsUrl === null && this.#posts >= MAX_POSTS && !offline)
+    if (!this.#eventsUrl && this.#posts >= MAX_POSTS && !offline)
       throw this.#refusal ?? new ChatError("unreachable", "The server cannot be reached.");
     if (this.#failures > MAX_FAILURES)
       throw this.#refusal ?? new ChatError("connection_lost", "The connection was lost.");
@@ -377,15 +380,20 @@ class Follower {
   #pause(waitMs) {
     const { signal } = this.#options;
     return new Promise((resolve) => {
-      const wake = () => {
+      const end = () => {
         clearTimeout(timer);
-        signal?.removeEventListener("abort", wake);
-        globalThis.removeEventListener?.("online", wake);
+        signal?.removeEventListener("abort", end);
         resolve(undefined);
       };
-      const timer = setTimeout(wake, waitMs);
-      signal?.addEventListener("abort", wake);
-      if (!this.#refusal) globalThis.addEventListener?.("online", wake);
+      const timer = setTimeout(end, waitMs);
+      signal?.addEventListener("abort", end);
+      this.#wake = () => {
+        // A server that asked for patience gets it.
+        if (this.#refusal) return;
+        // A wait cut short brings the last attempt no nearer.
+        this.#failures = Math.max(0, this.#failures - 1);
+        end();
+      };
     });
   }
 }
@@ -421,9 +429,7 @@ function breathe() {
 /** A random UUID, also on pages served over plain HTTP, where `crypto.randomUUID` is missing. */
 export function uuid() {
   if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 0x0f) | 0x40;
-  bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+  const bytes = Array.from(crypto.getRandomValues(new Uint8Array(16)));
+  const hex = bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4}).(.{3}).(.{3})(.{12})$/, "$1-$2-4$3-8$4-$5");
 }

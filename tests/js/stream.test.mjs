@@ -1,127 +1,9 @@
 // Run with: node --test tests/js/
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
-import { after, before, describe, test } from "node:test";
+import { after, before, beforeEach, describe, test } from "node:test";
 
-import { ChatError, EventParser, cancelRun, followRun, streamChat } from "../../static/stream.js";
-
-const encoder = new TextEncoder();
-const BOM = "\uFEFF";
-
-/** [claim, bytes of the stream, [event, data, id] of each dispatched message] */
-const TABLE = [
-  ["the standard's stock ticker", "data: YHOO\ndata: +2\ndata: 10\n\n", [["message", "YHOO\n+2\n10", ""]]],
-  [
-    "the standard's four blocks",
-    ": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n",
-    [["message", "first event", "1"], ["message", "second event", ""]],
-  ],
-  ["the standard's empty data", "data\n\ndata\ndata\n\ndata:", [["message", "", ""], ["message", "\n", ""]]],
-  ["one leading space is stripped", "data:test\n\ndata: test\n\ndata:  x\n\n", [
-    ["message", "test", ""], ["message", "test", ""], ["message", " x", ""]]],
-  ["a leading tab is not", "data:\ttest\n\n", [["message", "\ttest", ""]]],
-  ["LF, CR and CRLF end lines in any mixture", "data:a\rdata:b\r\ndata:c\n\r\ndata:d\r\r", [
-    ["message", "a\nb\nc", ""], ["message", "d", ""]]],
-  ["CR LF LF is one line end and one blank line", "data:a\r\n\ndata:b\n\n", [
-    ["message", "a", ""], ["message", "b", ""]]],
-  ["one leading byte order mark is dropped", `${BOM}data:a\n\n`, [["message", "a", ""]]],
-  ["a second byte order mark is part of a field's name", `${BOM}${BOM}data:a\n\ndata:b\n\n`, [["message", "b", ""]]],
-  ["a later byte order mark is kept", `data:a\n\n${BOM}data:b\n\ndata:c${BOM}\n\n`, [
-    ["message", "a", ""], ["message", `c${BOM}`, ""]]],
-  ["comments are ignored", ":\0\ndata:1\r:\n:hi\ndata:2\n:data:fail\n\n", [["message", "1\n2", ""]]],
-  ["a long comment is ignored", `data:1\n:${"x".repeat(5000)}\r\ndata:2\n\n`, [["message", "1\n2", ""]]],
-  ["unknown fields and other spellings are ignored", "Data:x\nfoo:y\n data:z\ndata :w\n\ndata:1\n\n", [["message", "1", ""]]],
-  ["a field without colon has the empty value", "data\nevent\n\n", [["message", "", ""]]],
-  ["the value keeps later colons", "data:a:b: c\n\n", [["message", "a:b: c", ""]]],
-  ["the last event field wins and lasts one block", "event:a\nevent:b\ndata:1\n\ndata:2\n\n", [
-    ["b", "1", ""], ["message", "2", ""]]],
-  ["an event without data is dropped with its name", "event:a\n\ndata:1\n\n", [["message", "1", ""]]],
-  ["an empty event name means message", "event:\ndata:1\n\n", [["message", "1", ""]]],
-  ["an id persists until the next", "id:1\ndata:a\n\ndata:b\n\nid:2\ndata:c\n\n", [
-    ["message", "a", "1"], ["message", "b", "1"], ["message", "c", "2"]]],
-  ["an empty id resets it", "id:1\ndata:a\n\nid\ndata:b\n\n", [["message", "a", "1"], ["message", "b", ""]]],
-  ["an id with NUL is ignored", "id:1\ndata:a\n\nid:2\x003\ndata:b\n\n", [["message", "a", "1"], ["message", "b", "1"]]],
-  ["an id counts also where its block has no data", "id:7\n\ndata:a\n\n", [["message", "a", "7"]]],
-  ["NUL in data is kept", "data:a\0b\n\n", [["message", "a\0b", ""]]],
-  ["what U+2028, U+2029, U+0085, VT and FF stand in is one line", "data:a\u2028b\u2029c\u0085d\ve\ff\n\n", [
-    ["message", "a\u2028b\u2029c\u0085d\ve\ff", ""]]],
-  ["text beyond the basic plane survives", "data:考え中 👩‍💻 ok\n\n", [["message", "考え中 👩‍💻 ok", ""]]],
-  ["an unfinished block is discarded", "data:a\n\ndata:b\n", [["message", "a", ""]]],
-  ["an unfinished line is discarded", "data:a\n\ndata:b", [["message", "a", ""]]],
-  ["a stream of blank lines tells nothing", "\n\r\r\n\n", []],
-];
-
-const RETRIES = [
-  ["digits set it", "retry:1500\n", 1500],
-  ["one space before them is stripped", "retry: 03000\n", 3000],
-  ["it holds without a blank line", "data:x\nretry:7\n", 7],
-  ["letters are ignored", "retry:1000\nretry:2000x\n", 1000],
-  ["a sign is ignored", "retry:-1\n", null],
-  ["a fraction is ignored", "retry:1.5\n", null],
-  ["an empty value is ignored", "retry\nretry:\n", null],
-  ["digits that are not ASCII are ignored", "retry:１０\n", null],
-];
-
-function parse(pieces) {
-  const parser = new EventParser();
-  const frames = pieces.flatMap((piece) => parser.push(piece));
-  return { parser, frames, messages: frames.filter(({ data }) => data !== null).map((f) => [f.event, f.data, f.id]) };
-}
-
-describe("EventParser", () => {
-  for (const [claim, text, expected] of TABLE) {
-    const bytes = encoder.encode(text);
-    test(claim, () => {
-      assert.deepEqual(parse([bytes]).messages, expected, "fed whole");
-      assert.deepEqual(parse(Array.from(bytes, (byte) => Uint8Array.of(byte))).messages, expected, "fed by bytes");
-      for (let cut = 0; cut <= bytes.length; cut++)
-        assert.deepEqual(parse([bytes.slice(0, cut), bytes.slice(cut)]).messages, expected, `cut at ${cut}`);
-    });
-  }
-
-  for (const [claim, text, expected] of RETRIES)
-    test(`retry: ${claim}`, () => assert.equal(parse([encoder.encode(text)]).parser.retryMs, expected));
-
-  test("bytes that are no UTF-8 become U+FFFD and end nothing", () => {
-    const bytes = Uint8Array.of(...encoder.encode("data:"), 0xff, 0xe3, 0x81, ...encoder.encode("\n\n"));
-    assert.deepEqual(parse([bytes]).messages, [["message", "\uFFFD\uFFFD", ""]]);
-  });
-
-  test("an id without its blank line is not committed", () => {
-    assert.equal(parse([encoder.encode("id:1\ndata:a\n\nid:2\ndata:b\n")]).parser.lastEventId, "1");
-  });
-
-  test("frames keep the stream as it came", () => {
-    const text = "retry: 2000\n\nid: 1\nevent: start\ndata: {}\n\n: heartbeat\n\nid: 2\r\ndata: é\r\n\r\n";
-    const { frames } = parse([encoder.encode(text)]);
-    assert.equal(frames.map(({ raw }) => raw).join(""), text);
-    assert.deepEqual(frames.map(({ data }) => data), [null, "{}", null, "é"]);
-  });
-
-  test("a message comes with the byte that completes it", () => {
-    const parser = new EventParser();
-    assert.equal(parser.push(encoder.encode("data:a\r\n")).length, 0);
-    assert.equal(parser.push(encoder.encode("\r")).length, 1);
-    assert.equal(parser.push(encoder.encode("\n")).length, 0);
-  });
-
-  test("a huge line of many pieces costs linear time", () => {
-    const cost = (pieces) => {
-      const parser = new EventParser();
-      const piece = encoder.encode("x".repeat(64));
-      parser.push(encoder.encode("data:"));
-      const start = performance.now();
-      for (let i = 0; i < pieces; i++) parser.push(piece);
-      const [frame] = parser.push(encoder.encode("\n\n"));
-      assert.equal(frame.data.length, pieces * 64);
-      return performance.now() - start;
-    };
-    cost(20_000);
-    const small = Math.max(cost(20_000), 5);
-    // Quadratic cost would be 64 times as much.
-    assert.ok(cost(160_000) < small * 32);
-  });
-});
+import { ChatError, cancelRun, followRun, streamChat } from "../../static/stream.js";
 
 describe("following a run", () => {
   /** @type {import("node:http").Server} */
@@ -137,7 +19,7 @@ describe("following a run", () => {
       let body = "";
       request.on("data", (chunk) => (body += chunk));
       request.on("end", () => {
-        requests.push({ method: request.method, url: request.url, headers: request.headers, body, ms: Date.now() });
+        requests.push({ method: request.method, url: request.url, headers: request.headers, body, ms: performance.now() });
         const answer = script.shift();
         if (answer) answer(request, response);
         else refuse(500, "internal", "unexpected request")(request, response);
@@ -150,6 +32,23 @@ describe("following a run", () => {
     server.closeAllConnections();
     server.close();
   });
+
+  /** What a page tells its scripts; Node.js has no page. */
+  const page = new EventTarget();
+  /** @type {Set<string>} */
+  const listened = new Set();
+  beforeEach(() => {
+    listened.clear();
+    globalThis.addEventListener = (name, listener) => {
+      listened.add(name);
+      page.addEventListener(name, listener);
+    };
+    globalThis.removeEventListener = (name, listener) => {
+      listened.delete(name);
+      page.removeEventListener(name, listener);
+    };
+  });
+  const COMEBACKS = ["online", "pageshow", "visibilitychange"];
 
   const EVENTS = [
     { type: "start", run_id: "r1", thread_id: "t1", heartbeat_s: 0.05, timeout_s: 120 },
@@ -196,6 +95,7 @@ describe("following a run", () => {
     assert.equal(requests.length, 1);
     assert.deepEqual(JSON.parse(requests[0].body), { message: "Hi", thread_id: "t1" });
     assert.equal(requests[0].headers.authorization, "Bearer x");
+    assert.equal(requests[0].headers.accept, "text/event-stream");
     assert.match(requests[0].headers["idempotency-key"], /^[0-9a-f-]{36}$/);
   });
 
@@ -217,21 +117,64 @@ describe("following a run", () => {
       assert.deepEqual(states, ["connecting", "live", "reconnecting", "live", "reconnecting", "live", "ended"]);
     });
 
+  test("the watchdog bites after three heartbeats without a byte, not before", async () => {
+    const late = (_request, response) => {
+      response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/api/runs/r1/events" });
+      response.write(`retry: 20\n\n${frame({ ...EVENTS[0], heartbeat_s: 0.4 }, 1)}`);
+      setTimeout(() => response.write(": heartbeat\n\n"), 600);
+    };
+    await run([late, stream(2, 5)]);
+    const ms = requests[1].ms - requests[0].ms;
+    assert.ok(ms >= 1800, `${ms} ms`);
+  });
+
   test("heartbeats keep a quiet stream alive", async () => {
     const quiet = (_request, response) => {
       response.writeHead(200, { "Content-Type": "text/event-stream" });
-      response.write(frame(EVENTS[0], 1));
-      const beat = setInterval(() => response.write(": heartbeat\n\n"), 50);
-      setTimeout(() => {
+      response.write(frame({ ...EVENTS[0], heartbeat_s: 0.2 }, 1));
+      let beats = 0;
+      const beat = setInterval(() => {
+        response.write(": heartbeat\n\n");
+        if (++beats < 8) return;
         clearInterval(beat);
         response.end(frame(EVENTS[4], 2));
-      }, 600);
+      }, 200);
     };
     let heartbeats = 0;
     const { done } = await run([quiet], { onFrame: ({ raw }) => (heartbeats += raw.startsWith(":") ? 1 : 0) });
     assert.equal(done.reason, "completed");
     assert.equal(requests.length, 1);
-    assert.ok(heartbeats > 5);
+    assert.equal(heartbeats, 8);
+  });
+
+  for (const name of COMEBACKS)
+    test(`${name} ends a wait, and one attempt is made`, async () => {
+      const slow = (_request, response) => {
+        response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/api/runs/r1/events" });
+        response.end(`retry: 60000\n\n${frame(EVENTS[0], 1)}`);
+      };
+      const { done } = await run([slow, stream(2, 5)], {
+        onState: (state) => {
+          if (state === "reconnecting") setTimeout(() => [1, 2, 3].forEach(() => page.dispatchEvent(new Event(name))), 20);
+        },
+      });
+      assert.equal(done.reason, "completed");
+      assert.equal(requests.length, 2);
+      assert.deepEqual([...listened], []);
+    });
+
+  test("a page that comes back goes on by its cursor where a heartbeat is late, and only there", async () => {
+    const quiet = (_request, response) => {
+      response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/api/runs/r1/events" });
+      response.write(`retry: 20\n\n${frame({ ...EVENTS[0], heartbeat_s: 1 }, 1)}`);
+    };
+    const comeBack = () => page.dispatchEvent(new Event("visibilitychange"));
+    setTimeout(comeBack, 500);
+    setTimeout(comeBack, 1700);
+    await run([quiet, stream(2, 5)]);
+    const ms = requests[1].ms - requests[0].ms;
+    assert.ok(ms > 1600 && ms < 2900, `${ms} ms`);
+    assert.equal(requests[1].headers["last-event-id"], "1");
   });
 
   test("events that come again are told once", async () => {
@@ -239,12 +182,28 @@ describe("following a run", () => {
     assert.deepEqual(types, ALL);
   });
 
-  test("a POST that got no answer is repeated under its key, and not for ever", async () => {
-    const again = await run([drop, stream(1, 5)]);
-    assert.deepEqual(again.types, ALL);
-    assert.equal(requests.length, 2);
-    assert.equal(requests[0].headers["idempotency-key"], requests[1].headers["idempotency-key"]);
-    assert.equal(requests[0].body, requests[1].body);
+  const busy = refuse(503, "too_many_runs", "Full.", { "Retry-After": "0" });
+  const withoutLocation = (_request, response) => {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    response.write(`retry: 20\n\n${frame(EVENTS[0], 1)}`);
+    setTimeout(() => response.destroy(), 20);
+  };
+  for (const [how, first] of Object.entries({ "no answer": drop, "a busy server": busy, "an answer that names no address": withoutLocation }))
+    test(`a POST that met ${how} is repeated under its key`, async () => {
+      const { types } = await run([first, stream(1, 5)]);
+      assert.deepEqual(types, ALL);
+      assert.equal(requests.length, 2);
+      assert.deepEqual(requests.map(({ method }) => method), ["POST", "POST"]);
+      assert.match(requests[0].headers["idempotency-key"], /^[0-9a-f-]{36}$/);
+      assert.equal(requests[0].headers["idempotency-key"], requests[1].headers["idempotency-key"]);
+      assert.equal(requests[0].body, requests[1].body);
+    });
+
+  test("each message has a key of its own", async () => {
+    await run([stream(1, 5)]);
+    const first = requests[0].headers["idempotency-key"];
+    await run([stream(1, 5)]);
+    assert.notEqual(requests[0].headers["idempotency-key"], first);
   });
 
   test("a refusal rejects with its code, message and status", async () => {
@@ -260,16 +219,52 @@ describe("following a run", () => {
     assert.deepEqual([error.code, error.status], ["http_413", 413]);
   });
 
-  test("Retry-After is honoured", async () => {
-    const { done } = await run([stream(1, 2), refuse(503, "draining", "Later.", { "Retry-After": "1" }), stream(3, 5)]);
+  test("Retry-After is honoured, in seconds and as a date", async () => {
+    const asDate = (request, response) => {
+      const after = new Date(Date.now() + 2000).toUTCString();
+      refuse(503, "draining", "Later.", { "Retry-After": after })(request, response);
+    };
+    const inSeconds = refuse(503, "draining", "Later.", { "Retry-After": "1" });
+    const { done } = await run([stream(1, 2), inSeconds, asDate, stream(3, 5)]);
     assert.equal(done.reason, "completed");
     assert.ok(requests[2].ms - requests[1].ms >= 990);
+    // A date has whole seconds.
+    assert.ok(requests[3].ms - requests[2].ms >= 990);
+  });
+
+  test("no page that comes back cuts Retry-After short", async () => {
+    const onState = (state, waitMs) => state === "reconnecting" && waitMs === 1000 && COMEBACKS.forEach((name) => page.dispatchEvent(new Event(name)));
+    await run([refuse(503, "draining", "Later.", { "Retry-After": "1" }), stream(1, 5)], { onState });
+    assert.ok(requests[1].ms - requests[0].ms >= 990);
+  });
+
+  test("a Retry-After beyond all patience is a refusal", async () => {
+    const { error } = await run([refuse(503, "draining", "Tomorrow.", { "Retry-After": "86400" })]);
+    assert.deepEqual([error.code, error.retryAfterMs, requests.length], ["draining", 86_400_000, 1]);
   });
 
   test("a busy server refuses a POST in the end", async () => {
-    const busy = refuse(503, "too_many_runs", "Full.", { "Retry-After": "0" });
     const { error } = await run([busy, busy, busy, busy]);
     assert.deepEqual([error.code, error.status, requests.length], ["too_many_runs", 503, 3]);
+  });
+
+  test("waits double from the server's own up, with jitter, and end", async () => {
+    const down = (_request, response) => response.writeHead(502).end();
+    const waits = [];
+    const start = (_request, response) => {
+      response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/api/runs/r1/events" });
+      response.end(`retry: 2\n\n${frame(EVENTS[0], 1)}`);
+    };
+    const { error } = await run([start, ...Array(10).fill(down)], {
+      onState: (state, waitMs) => {
+        if (state === "reconnecting") waits.push(waitMs);
+      },
+    });
+    assert.deepEqual([error.code, requests.length], ["http_502", 11]);
+    const parts = waits.map((waitMs, i) => waitMs / (2 * 2 ** i));
+    for (const part of parts) assert.ok(part >= 0.5 && part <= 1, String(parts));
+    assert.equal(new Set(parts).size, waits.length);
+    requests.slice(1).forEach(({ ms }, i) => assert.ok(ms - requests[i].ms > waits[i] - 2));
   });
 
   test("a run that is gone is given up with the server's words", async () => {
@@ -320,10 +315,36 @@ describe("following a run", () => {
     assert.equal(requests.length, 1);
   });
 
-  test("a page in place of the stream is told as such", async () => {
-    const page = (_request, response) => response.writeHead(200, { "Content-Type": "text/html" }).end("<p>log in</p>");
-    assert.equal((await run([page])).error.code, "not_a_stream");
-  });
+  for (const [type, isStream] of [
+    // As in the web-platform-tests format-mime-* and format-utf-8.
+    ["text/event-stream;", true],
+    ["TEXT/Event-Stream ; charset=utf-8", true],
+    ["text/event-stream;charset=windows-1252", true],
+    ["text/html", false],
+    ["text/x-bogus", false],
+    ["x bogus", false],
+    ["text/event-stream-of-mine", false],
+    [null, false],
+  ])
+    test(`an answer of type ${type} is ${isStream ? "a" : "no"} stream`, async () => {
+      const answer = (_request, response) => {
+        response.writeHead(200, type === null ? {} : { "Content-Type": type });
+        response.end(frame(EVENTS[0], 1) + frame({ type: "text_delta", content: "ok…" }, 2) + frame(EVENTS[4], 3));
+      };
+      const contents = [];
+      const { error } = await run([answer], { onEvent: (event) => contents.push(event.content) });
+      assert.equal(error?.code, isStream ? undefined : "not_a_stream");
+      assert.equal(contents[1], isStream ? "ok…" : undefined);
+    });
+
+  // As in the web-platform-test request-status-error, where also 503 is final.
+  for (const status of [205, 210, 299, 404, 410, 500])
+    test(`status ${status} is no stream, whatever its type`, async () => {
+      const answer = (_request, response) =>
+        response.writeHead(status, { "Content-Type": "text/event-stream" }).end(frame(EVENTS[4], 1));
+      const { error, types } = await run([answer]);
+      assert.deepEqual([error.code, error.status, types, requests.length], [`http_${status}`, status, [], 1]);
+    });
 
   test("an event that is no JSON is told as such", async () => {
     const odd = (_request, response) => response.writeHead(200, { "Content-Type": "text/event-stream" }).end("id: 1\ndata: {\n\n");
