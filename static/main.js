@@ -22,13 +22,14 @@ translate(document);
 const log = byId("log");
 const composer = /** @type {HTMLFormElement} */ (byId("composer"));
 const message = /** @type {HTMLTextAreaElement} */ (byId("message"));
+message.placeholder = words.ask;
 const send = /** @type {HTMLButtonElement} */ (byId("send"));
 const stop = /** @type {HTMLButtonElement} */ (byId("stop"));
 const cut = /** @type {HTMLButtonElement} */ (byId("cut"));
 const download = /** @type {HTMLButtonElement} */ (byId("download"));
 const tokenForm = /** @type {HTMLFormElement} */ (byId("token-form"));
 const wirePanel = byId("wire");
-const wire = new Wire(byId("frames"), byId("wire-sum"), byId("timeline"));
+const wire = new Wire(byId("frames"), byId("wire-sum"), byId("timeline"), byId("wire-warning"));
 const toEnd = followEnd(byId("scroll"), byId("to-end"));
 
 const state = {
@@ -41,7 +42,7 @@ const state = {
 
 /** @type {import("./view.js").Actions} */
 const actions = {
-  retry: (turn) => ask(turn.question),
+  ask,
   answer: (turn, answer) =>
     follow(turn, (options) => streamChat(null, { ...options, threadId: state.threadId, resume: answer }), true),
   edit: (text) => {
@@ -66,15 +67,16 @@ function ask(text) {
  * @param {Turn} turn
  * @param {(options: FollowOptions) => Promise<Done | null>} begin
  * @param {boolean} [resumes] whether the run answers an interrupt of this turn
+ * @param {string | null} [runId] the run, where it is joined
  */
-async function follow(turn, begin, resumes = false) {
+async function follow(turn, begin, resumes = false, runId = null) {
   if (state.running) return;
   /** @type {Running} */
-  const running = { turn, runId: null, reading: new AbortController(), stopping: false, cut: () => {} };
+  const running = { turn, runId, reading: new AbortController(), stopping: false, cut: () => {} };
   state.running = running;
   sessionStorage.setItem("thread", state.threadId);
   turn.begin();
-  wire.reset();
+  wire.reset(!runId);
   showRunning();
   try {
     const done = await begin({
@@ -87,6 +89,7 @@ async function follow(turn, begin, resumes = false) {
       },
       onState: (name, waitMs) => {
         if (state.running === running) showState(name, waitMs);
+        if (waitMs) wire.broken();
         // Without a run there is nothing to stop but the attempt itself.
         if (running.stopping && !running.runId && name === "reconnecting") running.reading.abort();
       },
@@ -104,7 +107,9 @@ async function follow(turn, begin, resumes = false) {
     if (!done) turn.end(null);
   } catch (error) {
     turn.end(null);
-    if (!running.reading.signal.aborted) failed(running, error);
+    // What was sent before a run began can be sent again; a run that is lost needs a new one.
+    const again = () => (running.runId ? ask(turn.question) : follow(turn, begin, resumes));
+    if (!running.reading.signal.aborted) failed(running, error, again);
   } finally {
     if (state.running === running) {
       state.running = null;
@@ -116,17 +121,18 @@ async function follow(turn, begin, resumes = false) {
 /**
  * @param {Running} running
  * @param {unknown} error
+ * @param {() => void} again
  */
-function failed({ turn, runId }, error) {
+function failed({ turn, runId }, error, again) {
   if (!(error instanceof ChatError)) {
-    turn.fail(words.failed, false);
+    turn.fail(words.failed);
     throw error;
   }
   if (error.status === 401) askToken();
   const told = /** @type {Record<string, string>} */ (words)[error.code] ?? error.message;
   const ref = error.details.ref === undefined ? undefined : String(error.details.ref);
   const passing = error.status === 0 || error.status >= 500 || error.status === 409 || error.code === "unknown_run";
-  turn.fail(told, passing, ref);
+  turn.fail(told, ref, passing ? again : null);
   // A message that the server did not take is not lost.
   if (!passing && !runId && !message.value) actions.edit(turn.question);
 }
@@ -174,8 +180,11 @@ async function restore() {
   });
   const current = /** @type {Turn | null} */ (turn);
   showRunning();
-  if (current && runId) follow(current, (options) => followRun(`/api/runs/${runId}`, options), resumes);
-  else current?.end(null);
+  if (current && runId) follow(current, (options) => followRun(`/api/runs/${runId}`, options), resumes, runId);
+  else {
+    if (thread.interrupts) current?.apply({ type: "interrupt", interrupts: thread.interrupts });
+    current?.end(null);
+  }
   toEnd();
 }
 
@@ -240,7 +249,7 @@ function showState(name, waitMs) {
 
 function grow() {
   message.style.height = "auto";
-  message.style.height = `${message.scrollHeight + 2}px`;
+  message.style.height = `${message.scrollHeight}px`;
 }
 
 /** @param {boolean} open */
@@ -316,10 +325,6 @@ download.addEventListener("click", () => {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 });
 byId("wire-toggle").addEventListener("click", () => showWire(Boolean(wirePanel.hidden)));
-byId("wire-close").addEventListener("click", () => {
-  showWire(false);
-  byId("wire-toggle").focus();
-});
 
 /** @param {unknown} error */
 function notReached(error) {

@@ -12,7 +12,7 @@ import { words } from "./words.js";
 /** @typedef {import("./stream.js").ToolStatus} ToolStatus */
 /**
  * @typedef {object} Actions
- * @property {(turn: Turn) => void} retry
+ * @property {(text: string) => void} ask
  * @property {(turn: Turn, answer: unknown) => void} answer
  * @property {(text: string) => void} edit
  */
@@ -117,6 +117,7 @@ export class Turn {
   /** Shows that a run is on its way. */
   begin() {
     this.asks = false;
+    this.#body.querySelector(":scope > .failure")?.remove();
     this.el.setAttribute("aria-busy", "true");
     this.#say(words.waiting);
     this.#foot.hidden = true;
@@ -154,7 +155,7 @@ export class Turn {
         if (this.#texts.get(event.message_id)?.text !== event.content) this.#replace(event.message_id, event.content);
         break;
       case "error":
-        this.fail(event.message, event.retryable, event.ref);
+        this.fail(event.message, event.ref, event.retryable ? () => this.actions.ask(this.question) : null);
         break;
       case "done":
         this.end(event);
@@ -211,19 +212,19 @@ export class Turn {
    * Says what went wrong, where it did.
    *
    * @param {string} message
-   * @param {boolean} retryable
    * @param {string} [ref]
+   * @param {(() => void) | null} [retry]
    */
-  fail(message, retryable, ref) {
+  fail(message, ref, retry) {
     const box = make("div", "failure");
     box.setAttribute("role", "alert");
     box.append(make("p", "", message));
     if (ref) box.append(make("small", "", `${words.ref} ${ref}`));
-    if (retryable)
+    if (retry)
       box.append(
-        button(words.retry, (retry) => {
-          retry.remove();
-          this.actions.retry(this);
+        button(words.retry, (pressed) => {
+          pressed.remove();
+          retry();
         }),
       );
     this.#body.append(box);
@@ -240,7 +241,7 @@ export class Turn {
     if (usage) facts.push(`${usage.total_tokens} ${words.tokens}`);
     this.#meta.textContent = facts.join(" · ");
     this.#say("");
-    for (const card of this.#tools.values()) if (card.state === "running") card.end("cancelled", undefined);
+    for (const card of this.#tools.values()) if (card.state === "running") card.end(this.asks ? "interrupted" : "cancelled", undefined);
     if (this.#form && this.asks) this.#form.hidden = false;
     paint(this.#finish);
   }
@@ -427,70 +428,137 @@ export function enableCopy(log) {
   });
 }
 
+/** @typedef {{ fields: HTMLElement[], answer: () => unknown }} Question */
+/** @typedef {{ word: string, answer: (text: string) => unknown, box?: Box, label?: string }} Option */
+/** @typedef {HTMLInputElement | HTMLTextAreaElement} Box */
+
 /**
- * The fields of one interrupt, and the answer that they hold. LangChain's human-in-the-loop asks
- * for one decision an action; any other value is answered by true, false or words.
+ * The fields of one interrupt, and the answer that they hold: decisions for LangChain's
+ * human-in-the-loop; true, false or words for any other value.
  *
  * @param {unknown} value
- * @returns {{ fields: HTMLElement[], answer: () => unknown }}
+ * @returns {Question}
  */
 function question(value) {
   const asked = /** @type {any} */ (value);
+  if (asked?.type === "tool_approval") return review(asked, ["approve", "edit", "reject"]);
   if (Array.isArray(asked?.action_requests)) {
-    const choices = asked.action_requests.map((/** @type {any} */ request) => {
-      const review = asked.review_configs?.find((/** @type {any} */ config) => config.action_name === request.name);
-      const allowed = review?.allowed_decisions ?? ["approve", "reject"];
-      const kinds = ["approve", "reject"].filter((kind) => allowed.includes(kind));
-      return choice(request.name, request.description, request.args ?? request.arguments, kinds, words.why);
+    /** @type {Question[]} */
+    const reviews = asked.action_requests.map((/** @type {any} */ request) => {
+      const config = asked.review_configs?.find((/** @type {any} */ each) => each.action_name === request.name);
+      return review(request, config?.allowed_decisions ?? ["approve", "reject"]);
     });
-    const decisions = () =>
-      choices.map((/** @type {Choice} */ { kind, text }) => {
-        if (kind() === "approve") return { type: "approve" };
-        return text() ? { type: "reject", message: text() } : { type: "reject" };
-      });
-    return { fields: choices.map((/** @type {Choice} */ { field }) => field), answer: () => ({ decisions: decisions() }) };
+    const answer = () => ({ decisions: reviews.map((each) => each.answer()) });
+    return { fields: reviews.flatMap(({ fields }) => fields), answer };
   }
   const told = typeof value === "string" ? value : (asked?.question ?? asked?.message);
-  const rest = typeof value === "string" || Object.keys(asked ?? {}).length === 1 ? undefined : value;
   const title = typeof told === "string" ? told : "";
-  const { field, kind, text } = choice(title, "", title ? rest : value, ["approve", "reject", "answer"], words.answer);
-  return { fields: [field], answer: () => (kind() === "answer" ? text() : kind() === "approve") };
+  const more = !title || (typeof value === "object" && Object.keys(asked).length > 1);
+  return choice(title, "", more ? value : undefined, [
+    { word: words.approve, answer: () => true },
+    { word: words.reject, answer: () => false },
+    { word: words.answer, answer: (text) => text, box: textBox(true), label: words.words },
+  ]);
+}
+
+/**
+ * @param {{ name: string, args: unknown, description?: string }} request
+ * @param {string[]} allowed
+ */
+function review({ name, args, description = "" }, allowed) {
+  /** @type {Record<string, Option>} */
+  const options = {
+    approve: { word: words.approve, answer: () => ({ type: "approve" }) },
+    edit: {
+      word: words.edit,
+      answer: (text) => ({ type: "edit", edited_action: { name, args: JSON.parse(text) } }),
+      box: jsonBox(args),
+      label: words.input,
+    },
+    reject: {
+      word: words.reject,
+      answer: (text) => (text ? { type: "reject", message: text } : { type: "reject" }),
+      box: textBox(false),
+      label: words.why,
+    },
+    respond: {
+      word: words.respond,
+      answer: (message) => ({ type: "respond", message }),
+      box: textBox(true),
+      label: words.result,
+    },
+  };
+  // LangChain's own description ends with the name and the arguments, which the field shows anyway.
+  const about = description.replace(/\s*^Tool: [^]*/m, "");
+  return choice(name, about, args, allowed.flatMap((kind) => options[kind] ?? []));
 }
 
 let choices = 0;
-/** @typedef {{ field: HTMLElement, kind: () => string, text: () => string }} Choice */
 /**
+ * A choice between options; one with a box wants its text, too.
+ *
  * @param {string} title
- * @param {string | undefined} description
+ * @param {string} about
  * @param {unknown} details
- * @param {string[]} kinds
- * @param {string} textLabel
- * @returns {Choice}
+ * @param {Option[]} options
+ * @returns {Question}
  */
-function choice(title, description, details, kinds, textLabel) {
+function choice(title, about, details, options) {
   const field = make("fieldset");
   const name = `choice-${++choices}`;
-  field.append(make("legend", "", title || words.question));
-  if (description) field.append(make("p", "", description));
+  field.append(make("legend", title ? "" : "visually-hidden", title || words.question));
+  if (about) field.append(make("p", "", about));
   if (details !== undefined) field.append(code(make("pre"), details));
-  const radios = kinds.map((kind, i) => {
+  const radios = options.map(({ word }, i) => {
     const radio = document.createElement("input");
-    Object.assign(radio, { type: "radio", name, value: kind, checked: i === 0 });
+    Object.assign(radio, { type: "radio", name, checked: i === 0 });
     const label = make("label");
-    label.append(radio, /** @type {Record<string, string>} */ (words)[kind]);
+    label.append(radio, word);
     field.append(label);
     return radio;
   });
-  const box = document.createElement("input");
-  Object.assign(box, { type: "text", autocomplete: "off" });
-  const inWords = radios.find((radio) => radio.value === "answer") ?? radios.find((radio) => radio.value === "reject");
-  box.addEventListener("input", () => {
-    if (inWords && box.value) inWords.checked = true;
+  const boxes = options.map(({ box, label = "" }) => {
+    const labelled = make("label", "words", label);
+    if (box) field.appendChild(labelled).append(box);
+    return labelled;
   });
-  const label = make("label", "words", textLabel);
-  label.append(box);
-  field.append(label);
-  return { field, kind: () => radios.find((radio) => radio.checked)?.value ?? "reject", text: () => box.value.trim() };
+  const show = () =>
+    options.forEach(({ box }, i) => {
+      boxes[i].hidden = !radios[i].checked;
+      // What is disabled need not be valid.
+      if (box) box.disabled = !radios[i].checked;
+    });
+  field.addEventListener("change", show);
+  show();
+  const answer = () => {
+    const option = options[radios.findIndex((radio) => radio.checked)];
+    return option?.answer(option.box?.value.trim() ?? "");
+  };
+  return { fields: [field], answer };
+}
+
+/** @param {boolean} required */
+function textBox(required) {
+  const box = document.createElement("input");
+  return Object.assign(box, { type: "text", autocomplete: "off", required });
+}
+
+/** A box for a JSON object, which refuses anything else. @param {unknown} value */
+function jsonBox(value) {
+  const box = document.createElement("textarea");
+  Object.assign(box, { value: JSON.stringify(value, null, 2), spellcheck: false });
+  box.rows = box.value.split("\n").length;
+  box.addEventListener("input", () => box.setCustomValidity(isObject(box.value) ? "" : words.noObject));
+  return box;
+}
+
+/** @param {string} json */
+function isObject(json) {
+  try {
+    return /^\s*{/.test(json) && Boolean(JSON.parse(json));
+  } catch {
+    return false;
+  }
 }
 
 /**

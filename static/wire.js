@@ -9,6 +9,8 @@ import { words } from "./words.js";
 
 // Older rows leave the page, not the download.
 const MAX_ROWS = 200;
+// More than a network's own unsteadiness.
+const HELD_MS = 1000;
 const SVG = "http://www.w3.org/2000/svg";
 const encoder = new TextEncoder();
 
@@ -27,22 +29,29 @@ export class Wire {
   #bytes = 0;
   #connections = 0;
   #started = 0;
+  #startMs = 0;
   /** @type {number | null} */
   #firstTokenMs = null;
+  /** Whether one connection has carried the run from its beginning. */
+  #live = true;
 
   /**
    * @param {HTMLElement} list
    * @param {HTMLElement} sum
    * @param {Element} picture
+   * @param {HTMLElement} warning
    */
-  constructor(list, sum, picture) {
+  constructor(list, sum, picture, warning) {
     this.list = list;
     this.sum = sum;
     this.picture = picture;
+    this.warning = warning;
   }
 
-  /** Forgets the last run. */
-  reset() {
+  /** Forgets the last run. @param {boolean} [live] whether the next is read from its beginning */
+  reset(live = true) {
+    this.#live = live;
+    this.warning.textContent = "";
     this.#rows = [];
     this.#raw = [];
     this.#tools.clear();
@@ -60,6 +69,11 @@ export class Wire {
     this.#add("", "connect", 0, `${words.connection} ${this.#connections}, ${words.after} ${cursor}`);
   }
 
+  /** Notes that the connection was lost: what follows is a replay. */
+  broken() {
+    this.#live = false;
+  }
+
   /** @param {Frame} frame */
   frame(frame) {
     this.#raw.push(frame.raw);
@@ -72,13 +86,30 @@ export class Wire {
   /** Notes what the picture shows of an event. @param {import("./stream.js").StreamEvent} event */
   event(event) {
     const ms = performance.now() - this.#started;
-    if (event.type === "text_delta") this.#firstTokenMs ??= ms;
+    if (event.type === "start") this.#startMs = ms;
+    else if (event.type === "text_delta") this.#firstTokenMs ??= ms;
     else if (event.type === "tool_call")
       this.#tools.set(event.tool_call_id, { from: ms, to: null, tool: event.tool });
     else if (event.type === "tool_result") {
       const bar = this.#tools.get(event.tool_call_id);
       if (bar) bar.to = ms;
-    }
+    } else if (event.type === "done" && this.#live && event.timings) this.#warn(ms, event.timings);
+  }
+
+  /**
+   * Warns where frames were held back. The server tells how long before `done` it made `start` and
+   * the first text. The way is as long for all three, so they arrive that far apart, unless
+   * something kept the early ones.
+   *
+   * @param {number} doneMs
+   * @param {{ first_token_ms?: number, total_ms: number }} timings
+   */
+  #warn(doneMs, { first_token_ms: firstTokenMs = 0, total_ms: totalMs }) {
+    const heldMs = Math.max(
+      totalMs - (doneMs - this.#startMs),
+      totalMs - firstTokenMs - (doneMs - (this.#firstTokenMs ?? 0)),
+    );
+    if (heldMs > HELD_MS) this.warning.textContent = words.held.replace("{}", (heldMs / 1000).toFixed(1));
   }
 
   /** The run as a file. */
