@@ -119,14 +119,14 @@ class Agent:
         pending interrupts by id (empty where it waits at a static breakpoint)."""
         return Turn(self, thread_id, message, answers)
 
-    async def waiting(self, thread_id: str) -> list[str] | None:
-        """Return the ids of the thread's pending interrupts, None where it waits for nobody.
+    async def waiting(self, thread_id: str) -> dict[str, Any] | None:
+        """Return the thread's pending interrupts by id, None where it waits for nobody.
 
-        At a static breakpoint it waits without an interrupt: the list is empty.
+        At a static breakpoint it waits without an interrupt: the dict is empty.
         """
         state = await self.graph.aget_state(_config(thread_id))
-        # Subgraphs repeat their interrupts, hence the dict.
-        return list(dict.fromkeys(i.id for i in state.interrupts)) if state.next else None
+        # Subgraphs repeat their interrupts.
+        return {i.id: _jsonable(i.value) for i in state.interrupts} if state.next else None
 
     async def messages(self, thread_id: str) -> list[dict[str, Any]] | None:
         """Return the conversation so far as plain objects, None for a thread unheard of."""

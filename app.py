@@ -522,8 +522,8 @@ class Runs:
             raise nothing_to_resume()
         if len(pending) < 2:
             return dict.fromkeys(pending, asked.answer)
-        if not isinstance(asked.answer, dict) or asked.answer.keys() != set(pending):
-            raise invalid(f"resume has to be an object with an answer for each of {pending}.")
+        if not isinstance(asked.answer, dict) or asked.answer.keys() != pending.keys():
+            raise invalid(f"resume has to be an object with an answer for each of {list(pending)}.")
         return asked.answer
 
     async def _drop(self, run: Run) -> None:
@@ -758,7 +758,11 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
     run_id = await runs.running_of(thread_id)
     if messages is None and not run_id:
         raise unknown_thread(thread_id)
-    return send_json({"thread_id": thread_id, "run_id": run_id, "messages": messages or []})
+    document = {"thread_id": thread_id, "run_id": run_id, "messages": messages or []}
+    if not run_id and (pending := await runs.agent.waiting(thread_id)):
+        # What a page asks again that comes back after the run was dropped.
+        document["interrupts"] = [{"id": id_, "value": value} for id_, value in pending.items()]
+    return send_json(document)
 
 
 async def delete_thread(request: web.Request) -> web.StreamResponse:

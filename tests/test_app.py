@@ -351,7 +351,8 @@ async def test_the_key_of_a_resume_joins_it_after_the_thread_has_gone_on(start: 
         return str(interrupt("?"))
 
     server = await start(scripted_agent([call("ask", "{}", "c"), ["ok"]], [ask]))
-    await server.run("go", thread_id="t")
+    asked = (await server.run("go", thread_id="t"))[-2]["interrupts"]
+    assert (await server.call("GET", "/api/threads/t"))[1]["interrupts"] == asked
     headers = {"Idempotency-Key": "k"}
     streams = [
         await server.ask(resume=True, thread_id="t", headers=headers),
@@ -361,6 +362,7 @@ async def test_the_key_of_a_resume_joins_it_after_the_thread_has_gone_on(start: 
     again = await server.ask(resume=True, thread_id="t", headers=headers)
     await again.events()
     assert streams[0].raw == streams[1].raw == again.raw
+    assert "interrupts" not in (await server.call("GET", "/api/threads/t"))[1]
     status, _ = await server.call(
         "POST", "/api/chat", json={"resume": 1, "thread_id": "t"}, headers=headers
     )
