@@ -351,7 +351,8 @@ async def test_the_key_of_a_resume_joins_it_after_the_thread_has_gone_on(start: 
         return str(interrupt("?"))
 
     server = await start(scripted_agent([call("ask", "{}", "c"), ["ok"]], [ask]))
-    asked = (await server.run("go", thread_id="t"))[-2]["interrupts"]
+    events = await server.run("go", thread_id="t")
+    asked = next(e["interrupts"] for e in events if e["type"] == "interrupt")
     assert (await server.call("GET", "/api/threads/t"))[1]["interrupts"] == asked
     headers = {"Idempotency-Key": "k"}
     streams = [
