@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -216,8 +216,7 @@ class Turn:
         self, agent: Agent, thread_id: str, message: str | None, answers: dict[str, Any] | None
     ) -> None:
         # Calls whose tool raised: the graph may have put the exception's text into its message.
-        self.translator = Translator(agent.failed.setdefault(thread_id, set()))
-        self._scope = _ToolScope()
+        self.translator = Translator(ToolScope(), agent.failed.setdefault(thread_id, set()))
         self._agent = agent
         self._thread_id = thread_id
         self.question = None if message is None else HumanMessage(message, id=str(uuid4()))
@@ -230,7 +229,7 @@ class Turn:
         generator, or cancelling the task that iterates it, stops the graph and its model call.
         """
         agent, translator, thread_id = self._agent, self.translator, self._thread_id
-        config: RunnableConfig = {**_config(thread_id), "callbacks": [self._scope]}
+        config: RunnableConfig = {**_config(thread_id), "callbacks": [translator.scope]}
         yield StreamEvent("thinking", content=_thinking(self.question))
         given: Any = Command(resume=self._answers) if self._answers else None
         if self.question is None:
@@ -239,15 +238,18 @@ class Turn:
             history = await agent.settle(thread_id)
             given = {"messages": [self.question]}
         translator.carry(history)
+        translate: Callable[[Any], Iterator[StreamEvent]] = translator.translate
         if agent.chain is None:
-            source = translate_parts(agent.graph, given, config, translator)
+            source = stream_parts(agent.graph, given, config)
         else:
             await agent.add(_config(thread_id), given["messages"])
-            history = await agent.history(thread_id)
-            source = translate_events(agent.chain, {"messages": history}, config, translator)
+            given = {"messages": await agent.history(thread_id)}
+            source = stream_events(agent.chain, given, config)
+            translate = translator.translate_event
         async with aclosing(source):
-            async for event in source:
-                yield event
+            async for part in source:
+                for event in translate(part):
+                    yield event
         if agent.chain is not None:
             await agent.settle(thread_id, self)
         for event in translator.finish(await agent.history(thread_id)):
@@ -262,6 +264,22 @@ class Turn:
         if reason != "interrupted":
             await self._agent.settle(self._thread_id, None if reason == "completed" else self)
             await self._agent.compact(self._thread_id)
+
+
+def stream_parts(graph: Pregel[Any, Any, Any, Any], given: Any, config: RunnableConfig) -> Any:
+    """Return a graph's run as its typed stream parts, an async generator."""
+    return graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
+        given,
+        config,
+        stream_mode=["messages", "tools", "updates", "custom"],
+        subgraphs=True,
+        version="v2",
+    )
+
+
+def stream_events(runnable: Runnable[Any, Any], given: Any, config: RunnableConfig) -> Any:
+    """Return a Runnable's run as its events, an async generator."""
+    return runnable.astream_events(given, config, version="v2")
 
 
 def _config(thread_id: str, of: RunnableConfig | None = None) -> RunnableConfig:
@@ -399,7 +417,8 @@ class Translator:
     run ends are closed by who ends it.
     """
 
-    def __init__(self, failed: set[str]) -> None:
+    def __init__(self, scope: ToolScope, failed: set[str]) -> None:
+        self.scope = scope
         self.failed = failed
         """The ids of the calls whose tool raised."""
         self.texts: dict[str, list[str]] = {}
@@ -417,6 +436,8 @@ class Translator:
         self._open: dict[str, str] = {}
         self._ended: set[str] = set()
         self._known: set[str | None] = set()
+        self._streamed: set[str] = set()
+        """The model calls that `translate_event` has seen deltas of."""
 
     def translate(self, part: Any) -> Iterator[StreamEvent]:
         """Yield the events of one part of ``astream(version="v2")``.
@@ -448,6 +469,40 @@ class Translator:
                 self.interrupt(interrupts)
             case {"type": "custom", "data": note}:
                 yield StreamEvent("thinking", content=_text(note))
+
+    def translate_event(self, event: Any) -> Iterator[StreamEvent]:
+        """Yield the events of one event of ``astream_events(version="v2")``.
+
+        Every Runnable has those, but they know less than a graph's parts do: no ``tool_progress``,
+        and of a graph's own notes only those sent by ``adispatch_custom_event``.
+
+        Source: LangChain reference, ``Runnable.astream_events``.
+        """
+        run_id, data = event["run_id"], event["data"]
+        inside_tool = run_id in self.scope.inside
+        match event["event"]:
+            case "on_chat_model_stream":
+                self._streamed.add(run_id)
+                yield from self.message(data["chunk"], inside_tool)
+            case "on_chat_model_end" if run_id not in self._streamed:
+                yield from self.message(data["output"], inside_tool)
+            case "on_tool_start":
+                call_id = self.scope.call_ids.get(run_id, run_id)
+                yield from self.tool_started(call_id, event["name"], data.get("input"))
+            case "on_tool_end":
+                call_id = self.scope.call_ids.pop(run_id, run_id)
+                yield from self.tool_finished(call_id, data["output"])
+            case "on_tool_error" if not isinstance(data["error"], GraphBubbleUp):
+                yield from self.tool_failed(self.scope.call_ids.pop(run_id, run_id))
+            case "on_custom_event":
+                yield StreamEvent("thinking", content=_text(data))
+            case "on_chain_stream" if not event["parent_ids"]:
+                if isinstance(data["chunk"], Mapping) and "__interrupt__" in data["chunk"]:
+                    self.interrupt(data["chunk"]["__interrupt__"])
+            case "on_chain_end" if event["name"] == event["metadata"].get("langgraph_node"):
+                yield from self.node_messages(data["output"], inside_tool)
+            case "on_chain_end" if not event["parent_ids"]:
+                yield from self.output(data["output"])
 
     def message(self, message: AIMessage, inside_tool: bool) -> Iterator[StreamEvent]:
         """Yield the deltas of a model's message or chunk, and note the tools that it asks for."""
@@ -603,72 +658,10 @@ def left_open(tool: str, call_id: str, status: str) -> StreamEvent:
     )
 
 
-async def translate_parts(
-    graph: Pregel[Any, Any, Any, Any], graph_input: Any, config: RunnableConfig, to: Translator
-) -> AsyncGenerator[StreamEvent, None]:
-    """Yield a graph's events from its typed stream parts."""
-    parts: Any = graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
-        graph_input,
-        config,
-        stream_mode=["messages", "tools", "updates", "custom"],
-        subgraphs=True,
-        version="v2",
-    )
-    async with aclosing(parts):
-        async for part in parts:
-            for event in to.translate(part):
-                yield event
-
-
-async def translate_events(
-    runnable: Runnable[Any, Any], given: Any, config: RunnableConfig, to: Translator
-) -> AsyncGenerator[StreamEvent, None]:
-    """Yield a Runnable's events from ``astream_events`` version 2, which every Runnable has.
-
-    It knows less than a graph's parts do: no ``tool_progress``, and of a graph's own notes only
-    those sent by ``adispatch_custom_event``.
-
-    Source: LangChain reference, ``Runnable.astream_events``.
-    """
-    scope = next(c for c in config["callbacks"] or [] if isinstance(c, _ToolScope))  # type: ignore[union-attr]
-    streamed: set[str] = set()
-    events: Any = runnable.astream_events(given, config, version="v2")
-    async with aclosing(events):
-        async for event in events:
-            run_id, data = event["run_id"], event["data"]
-            inside_tool = run_id in scope.inside
-            told: Iterator[StreamEvent] = iter(())
-            match event["event"]:
-                case "on_chat_model_stream":
-                    streamed.add(run_id)
-                    told = to.message(data["chunk"], inside_tool)
-                case "on_chat_model_end" if run_id not in streamed:
-                    told = to.message(data["output"], inside_tool)
-                case "on_tool_start":
-                    call_id = scope.call_ids.get(run_id, run_id)
-                    told = to.tool_started(call_id, event["name"], data.get("input"))
-                case "on_tool_end":
-                    call_id = scope.call_ids.pop(run_id, run_id)
-                    told = to.tool_finished(call_id, data["output"])
-                case "on_tool_error" if not isinstance(data["error"], GraphBubbleUp):
-                    told = to.tool_failed(scope.call_ids.pop(run_id, run_id))
-                case "on_custom_event":
-                    told = iter([StreamEvent("thinking", content=_text(data))])
-                case "on_chain_stream" if not event["parent_ids"]:
-                    if isinstance(data["chunk"], Mapping) and "__interrupt__" in data["chunk"]:
-                        to.interrupt(data["chunk"]["__interrupt__"])
-                case "on_chain_end" if event["name"] == event["metadata"].get("langgraph_node"):
-                    told = to.node_messages(data["output"], inside_tool)
-                case "on_chain_end" if not event["parent_ids"]:
-                    told = to.output(data["output"])
-            for told_event in told:
-                yield told_event
-
-
 _inside_tool: ContextVar[bool] = ContextVar("inside_tool", default=False)
 
 
-class _ToolScope(BaseCallbackHandler):
+class ToolScope(BaseCallbackHandler):
     """Marks the model calls that tools make, and knows each tool run's call id.
 
     LangGraph sends a message chunk of a model inside a tool like any other, and a tool may hand

@@ -18,7 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from agent import Agent, Translator, _ToolScope, translate_events, translate_parts
+from agent import Agent, ToolScope, Translator, stream_events, stream_parts
 from app import Asked, Run, Settings
 from events import MemoryStore, StreamEvent
 from tests.client import check, kinds
@@ -144,16 +144,17 @@ ONLY_PARTS = {"tool_progress"}
 @pytest.mark.parametrize("streams", [True, False])
 async def test_both_sources_tell_the_same_events(name: str, streams: bool) -> None:
     told = []
-    for source in (translate_parts, translate_events):
+    for source in (stream_parts, stream_events):
         script, tools, options = scripts()[name]
         model = ScriptedModel(script=script, streams=streams)
         graph = loop_graph(model, tools, **options).copy({"checkpointer": InMemorySaver()})
-        config = {"configurable": {"thread_id": "t"}, "callbacks": [_ToolScope()]}
-        translator = Translator(set())
+        translator = Translator(ToolScope(), set())
+        config = {"configurable": {"thread_id": "t"}, "callbacks": [translator.scope]}
+        translate = translator.translate if source is stream_parts else translator.translate_event
         events: list[StreamEvent] = []
         try:
-            async for event in source(graph, {"messages": [("user", "go")]}, config, translator):
-                events.append(event)
+            async for part in source(graph, {"messages": [("user", "go")]}, config):
+                events += translate(part)
         except RuntimeError:
             assert name == "raised"
         history = (await graph.aget_state(config)).values["messages"]
