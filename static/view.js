@@ -110,7 +110,7 @@ export class Turn {
     this.actions = actions;
     this.#foot.append(this.#copy, this.#meta);
     this.#foot.hidden = true;
-    this.el.append(make("h3", "visually-hidden", words.agent), this.#body, this.#note, this.#foot);
+    this.el.append(make("h2", "visually-hidden", words.agent), this.#body, this.#note, this.#foot);
     log.append(this.el);
   }
 
@@ -320,7 +320,7 @@ export class Turn {
       this.#form.className = "question";
       // The run closes its log after the question; an answer before that would find it busy.
       this.#form.hidden = true;
-      this.#form.append(make("h4", "", words.question), button(words.sendAnswer, null, "primary"));
+      this.#form.append(make("h3", "", words.question), button(words.sendAnswer, null, "primary"));
       const form = this.#form;
       form.addEventListener("submit", (event) => {
         event.preventDefault();
@@ -361,9 +361,9 @@ class ToolCard {
     const gist = Object.values(input).map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
     summary.append(make("b", "", tool), make("span", "gist", gist.join(", ")), this.#state, this.#last);
     const asked = make("section");
-    asked.append(make("h4", "", words.input), code(make("pre"), input));
-    this.#progress.append(make("h4", "", words.progress), this.#lines);
-    this.#outcome.append(make("h4", "", words.result), this.#result);
+    asked.append(make("h3", "", words.input), code(make("pre"), input));
+    this.#progress.append(make("h3", "", words.progress), this.#lines);
+    this.#outcome.append(make("h3", "", words.result), this.#result);
     this.#progress.hidden = this.#outcome.hidden = true;
     this.el.append(summary, asked, this.#progress, this.#outcome);
   }
@@ -415,7 +415,7 @@ export function drawQuestion(log, text, actions) {
   const body = make("div", "body", text);
   const foot = make("footer");
   foot.append(button(words.edit, () => actions.edit(text)));
-  el.append(make("h3", "visually-hidden", words.you), body, foot);
+  el.append(make("h2", "visually-hidden", words.you), body, foot);
   log.append(el);
 }
 

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.types import interrupt
 from pydantic import BaseModel
 
 
@@ -91,3 +92,29 @@ number = 7
 
 def failing() -> None:
     raise ValueError("two\nlines")
+
+
+def ask(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"Answered: {interrupt('May I?')}")]}
+
+
+_asking = StateGraph(MessagesState)
+_asking.add_node("ask", ask)
+_asking.add_edge(START, "ask")
+asking = _asking.compile()
+
+
+def reviewed() -> Any:
+    """An agent whose one tool call a person reviews."""
+    from langchain.agents import create_agent
+    from langchain.agents.middleware import HumanInTheLoopMiddleware
+
+    from tests.scripted import ScriptedModel, call
+
+    def double(n: int) -> int:
+        """Double a number."""
+        return 2 * n
+
+    script = [call("double", '{"n": 2}', "c1"), ["Done."]]
+    review = HumanInTheLoopMiddleware(interrupt_on={"double": True})
+    return create_agent(ScriptedModel(script=script), [double], middleware=[review])

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -26,7 +25,7 @@ from playwright.async_api import Browser
 from tests import test_page
 from tests.client import FRAME, Client, Stream, check, kinds
 from tests.conftest import ROOT, Process
-from tests.test_page import Launch, require
+from tests.test_page import Launch, install, require
 from tests.upstream import CUT, STALL, Upstream, text
 
 Received = list[tuple[int, str, str]]
@@ -142,18 +141,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in PROGRAMS.iterdir():
         if file.is_file():
             shutil.copy(file, path)
-    flags = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts")
-    done = subprocess.run(
-        [require("npm"), "install", *flags],
-        cwd=path,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    if done.returncode:
-        assert "CI" not in os.environ, done.stderr
-        pytest.skip("npm cannot install the packages")
+    install(path)
     return path
 
 
