@@ -617,6 +617,11 @@ PREFLIGHT = {
     "Access-Control-Max-Age": "600",
 }
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+REACT_POLICY = (
+    f"{PAGE_POLICY}; script-src 'self' https://esm.sh "
+    "'sha256-Z3xvkVwroTPsJ6r3QypFFpj8Fl3fqhdCo4abkIvrwXY='"
+)
+"""React comes from where the page's import map says; the hash is that of the map."""
 
 
 @web.middleware
@@ -688,7 +693,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         response.headers.setdefault("Cache-Control", "no-store")
     else:
         response.headers.setdefault("Cache-Control", "no-cache")
-        response.headers["Content-Security-Policy"] = PAGE_POLICY
+        response.headers.setdefault("Content-Security-Policy", PAGE_POLICY)
         response.headers["Referrer-Policy"] = "no-referrer"
     response.headers.add("Vary", "Origin")
     origin = request.headers.get("Origin")
@@ -804,7 +809,10 @@ async def page(request: web.Request) -> web.StreamResponse:
         found = False
     if not found:
         raise web.HTTPNotFound
-    return web.FileResponse(path)
+    response = web.FileResponse(path)
+    if path.parent.name == "react":
+        response.headers["Content-Security-Policy"] = REACT_POLICY
+    return response
 
 
 # ------------------------------------------------------------------------------ reading requests
