@@ -14,9 +14,18 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -78,6 +87,8 @@ SYSTEM = SystemMessage(
     "You are a helpful assistant. Answer in the language of the question. Use a tool where it "
     "knows better than you; call several at once where the question has several parts."
 )
+PING_S = 0.5
+POOL_SIZE = 10
 LEFT_OPEN = {
     "interrupted": "The run waits for a person; the tool starts again when it goes on.",
     "cancelled": "The run ended before the tool did.",
@@ -106,11 +117,22 @@ class Agent:
         self.chain = None if isinstance(runnable, Pregel) else runnable
         graph = runnable if isinstance(runnable, Pregel) else _history()
         self._memory: InMemorySaver | None = None
+        self.database: Database | None = None
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             self._memory = InMemorySaver()
             graph = graph.copy({"checkpointer": self._memory})
         self.graph: Pregel[Any, Any, Any, Any] = graph
         self.failed: dict[str, set[str]] = {}
+
+    def keep_threads_in(self, database: Database) -> None:
+        """Keep the threads there, save those of a graph that brought its own checkpointer."""
+        if self._memory is not None:
+            self.database, self._memory = database, None
+            self.graph = self.graph.copy({"checkpointer": database.saver})
+
+    async def is_away(self) -> bool:
+        """Whether the threads' database does not answer."""
+        return self.database is not None and await self.database.is_away()
 
     def turn(
         self, thread_id: str, message: str | None = None, answers: dict[str, Any] | None = None
@@ -189,6 +211,8 @@ class Agent:
 
         Each older one has the whole conversation, so that memory would grow with its square.
         """
+        if self.database is not None:
+            return await self.database.prune(thread_id)
         memory, config = self._memory, _config(thread_id)
         if memory is None:
             return
@@ -368,6 +392,121 @@ def _tell(message: AnyMessage, tools: Mapping[str, str], failed: set[str]) -> di
                 event.message = TOOL_FAILED
             return {"role": "tool", **{k: v for k, v in event.to_dict().items() if k != "type"}}
     return None
+
+
+# ------------------------------------------------------------------------- threads in a database
+
+
+class Database:
+    """Where threads outlive the server, by one of LangGraph's own checkpointers.
+
+    ``prune`` deletes all but the newest checkpoint of a thread, ``ping`` raises where the database
+    does not answer.
+    """
+
+    def __init__(
+        self,
+        saver: BaseCheckpointSaver[Any],
+        prune: Callable[[str], Awaitable[Any]],
+        ping: Callable[[], Awaitable[Any]],
+    ) -> None:
+        self.saver = saver
+        self._prune = prune
+        self._ping = ping
+        self._answers = True
+        self._asked_at = 0.0
+
+    async def prune(self, thread_id: str) -> None:
+        """Keep a thread's newest checkpoint alone, save where a graph's channels need more."""
+        with suppress(NotImplementedError):
+            await self._prune(thread_id)
+
+    async def is_away(self) -> bool:
+        """Whether the database does not answer, asked at most every `PING_S`."""
+        if (now := time.monotonic()) - self._asked_at > PING_S:
+            self._asked_at = now
+            try:
+                async with asyncio.timeout(PING_S):
+                    await self._ping()
+                self._answers = True
+            except Exception:  # noqa: BLE001  # whatever its package raises
+                self._answers = False
+        return not self._answers
+
+
+@asynccontextmanager
+async def open_database(url: str) -> AsyncIterator[Database]:
+    """Open the database that a URL names, ``sqlite:///file`` or ``postgresql://…``, set up.
+
+    Raises ImportError without its package, and what that raises where the database is not there.
+    """
+    opening = _open_sqlite if url.startswith("sqlite:") else _open_postgres
+    async with opening(url) as database:
+        yield database
+
+
+@asynccontextmanager
+async def _open_sqlite(url: str) -> AsyncIterator[Database]:
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    async def prune(thread_id: str) -> None:
+        # What a subgraph kept for one of its calls has a namespace with a task's id.
+        newest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND "
+        for table in ("writes", "checkpoints"):
+            await saver.conn.execute(
+                f"DELETE FROM {table} AS old WHERE thread_id = ? AND (instr(checkpoint_ns, ':') OR "
+                f"checkpoint_id < ({newest} checkpoint_ns = old.checkpoint_ns))",
+                (thread_id, thread_id),
+            )
+        await saver.conn.commit()
+
+    async def ping() -> None:
+        await saver.conn.execute("SELECT 1")
+
+    async with AsyncSqliteSaver.from_conn_string(url.removeprefix("sqlite:///")) as saver:
+        await saver.setup()
+        yield Database(saver, prune, ping)
+
+
+@asynccontextmanager
+async def _open_postgres(url: str) -> AsyncIterator[Database]:
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg import AsyncConnection
+    from psycopg.rows import dict_row
+    from psycopg_pool import AsyncConnectionPool
+
+    options: Any = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    async with await AsyncConnection.connect(url, connect_timeout=5, **options) as connection:
+        # Replicas that start together would set it up twice. None waits in the database for its
+        # turn, since a session that does holds up the setup's concurrent indexes.
+        turn = "SELECT pg_try_advisory_lock(hashtext('checkpoint setup')) AS mine"
+        while not (await (await connection.execute(turn)).fetchall())[0]["mine"]:
+            await asyncio.sleep(0.1)  # noqa: ASYNC110  # nothing tells when it is free
+        await AsyncPostgresSaver(connection).setup()
+    pool = AsyncConnectionPool(
+        url,
+        kwargs={**options, "connect_timeout": 2},
+        min_size=1,
+        max_size=POOL_SIZE,
+        open=False,
+        # A connection that a restarted database has forgotten would cost somebody their run.
+        check=AsyncConnectionPool.check_connection,
+        timeout=2,
+        reconnect_timeout=2,
+    )
+
+    async def prune(thread_id: str) -> None:
+        await saver.aprune([thread_id], strategy="keep_latest")
+
+    async def ping() -> None:
+        async with pool.connection() as connection:
+            await connection.execute("SELECT 1")
+
+    async with pool:
+        saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
+        # Its own lock is for a single connection; here each user has one of the pool's.
+        saver.lock = asyncio.Semaphore(POOL_SIZE)  # type: ignore[assignment]
+        yield Database(saver, prune, ping)
 
 
 # --------------------------------------------------------------------------------- translation

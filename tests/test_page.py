@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.conftest import ROOT, Process
+from tests.programs import require
 from tests.upstream import STALL, Upstream, text
 
 Launch = Callable[..., Awaitable[Process]]
@@ -22,15 +21,6 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-
-
-def require(*names: str) -> str:
-    """Return the path of a program; without it the test is skipped, save where CI is set."""
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        assert "CI" not in os.environ, f"none of {names} is installed"
-        pytest.skip(f"none of {names} is installed")
-    return found
 
 
 @pytest.fixture
