@@ -80,6 +80,8 @@ RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[
 
 SCRIPTS = {script: hashlib.sha1(script.encode()).hexdigest() for script in (APPEND, CLAIM, RELEASE)}
 
+GONE = "The server that ran this is gone."
+
 FAILURES = RedisError, OSError, TimeoutError
 
 logger = logging.getLogger("chat")
@@ -399,9 +401,7 @@ class RedisStore:
         log.close()
         await log.flush()
         if not log.overtaken:
-            logger.warning(
-                "run=%s ended reason=shutdown: its replica is gone ref=%s", log.run_id, ref
-            )
+            logger.warning("run=%s ended for its replica, which is gone ref=%s", log.run_id, ref)
 
     # -------------------------------------------------------------------------------- claims
 
@@ -619,21 +619,31 @@ class RedisStore:
 def closing_events(
     told: list[dict[str, Any]], timings: dict[str, int], ref: str
 ) -> list[StreamEvent]:
-    """Return what ends a run whose own replica cannot tell it any more."""
-    open_calls = {}
+    """Return what ends a run whose own replica cannot tell it any more: as it was about to end,
+    where that was told already, else with a failure."""
+    open_calls: dict[str, str] = {}
+    reason = ""
     for event in told:
-        if event["type"] == "tool_call":
-            open_calls[event["tool_call_id"]] = event["tool"]
-        elif event["type"] == "tool_result":
-            del open_calls[event["tool_call_id"]]
-    message = "The run ended before the tool did."
-    closed = [
-        StreamEvent("tool_result", tool=t, tool_call_id=c, status="cancelled", message=message)
-        for c, t in open_calls.items()
+        match event:
+            case {"type": "tool_call", "tool_call_id": call_id, "tool": tool}:
+                open_calls[call_id] = tool
+            case {"type": "tool_result", "tool_call_id": call_id}:
+                del open_calls[call_id]
+            case {"type": "interrupt"}:
+                reason = "interrupted"
+            case {"type": "final_answer"}:
+                reason = "completed"
+            case {"type": "error", "code": code}:
+                reason = code if code in ("timeout", "shutdown") else "error"
+    status = "interrupted" if reason == "interrupted" else "cancelled"
+    events = [
+        StreamEvent("tool_result", tool=tool, tool_call_id=call_id, status=status, message=GONE)
+        for call_id, tool in open_calls.items()
     ]
-    message = "The server that ran this is gone. Try again in a moment."
-    error = StreamEvent("error", code="shutdown", message=message, retryable=True, ref=ref)
-    return [*closed, error, StreamEvent("done", reason="shutdown", timings=timings)]
+    if not reason:
+        reason, message = "shutdown", f"{GONE} Try again in a moment."
+        events.append(StreamEvent("error", code=reason, message=message, retryable=True, ref=ref))
+    return [*events, StreamEvent("done", reason=reason, timings=timings)]
 
 
 @asynccontextmanager

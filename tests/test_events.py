@@ -79,15 +79,17 @@ def test_the_retry_block_stands_alone() -> None:
     assert encode_retry() == b"retry: 2000\n\n"
 
 
-def test_ids_count_from_one_without_a_gap() -> None:
-    log = EventLog()
+@on_both
+async def test_ids_count_from_one_without_a_gap(new_log: NewLog) -> None:
+    log = new_log()
     assert [log.append(StreamEvent("thinking", content=str(n))) for n in range(3)] == [1, 2, 3]
     assert log.last_id == 3
     assert log.size == len(log.read(0, 10**6)[0])
 
 
-def test_every_cursor_and_every_piece_size_give_the_same_bytes() -> None:
-    log = EventLog()
+@on_both
+async def test_every_cursor_and_every_piece_size_give_the_same_bytes(new_log: NewLog) -> None:
+    log = new_log()
     frames = []
     for n in range(20):
         event = StreamEvent("text_delta", content="字" * n, message_id="m")
@@ -103,8 +105,9 @@ def test_every_cursor_and_every_piece_size_give_the_same_bytes() -> None:
     assert log.read(20, 100) == (b"", 20)
 
 
-def test_an_event_beyond_the_limit_leaves_the_log_as_it_was() -> None:
-    log = EventLog()
+@on_both
+async def test_an_event_beyond_the_limit_leaves_the_log_as_it_was(new_log: NewLog) -> None:
+    log = new_log()
     log.append(StreamEvent("thinking", content="x"))
     before = log.read(0, 10**6)
     with pytest.raises(OverflowError):
@@ -112,15 +115,17 @@ def test_an_event_beyond_the_limit_leaves_the_log_as_it_was() -> None:
     assert log.read(0, 10**6) == before
 
 
-def test_nothing_follows_the_end() -> None:
-    log = EventLog()
+@on_both
+async def test_nothing_follows_the_end(new_log: NewLog) -> None:
+    log = new_log()
     log.close()
     with pytest.raises(RuntimeError):
         log.append(StreamEvent("thinking", content="x"))
 
 
-async def test_a_reader_waits_for_what_follows_its_cursor() -> None:
-    log = EventLog()
+@on_both
+async def test_a_reader_waits_for_what_follows_its_cursor(new_log: NewLog) -> None:
+    log = new_log()
     readers = [asyncio.create_task(log.wait(0, 60)) for _ in range(3)]
     await asyncio.sleep(0)
     assert not any(reader.done() for reader in readers)
@@ -133,8 +138,9 @@ async def test_a_reader_waits_for_what_follows_its_cursor() -> None:
     assert await late
 
 
-async def test_a_silent_log_ends_the_wait_in_time_and_keeps_no_waiter() -> None:
-    log = EventLog()
+@on_both
+async def test_a_silent_log_ends_the_wait_in_time_and_keeps_no_waiter(new_log: NewLog) -> None:
+    log = new_log()
     assert not await log.wait(0, 0.001)
     gone = asyncio.create_task(log.wait(0, 60))
     await asyncio.sleep(0)

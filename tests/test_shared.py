@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import test_chaos, test_clients
+from tests.chaotic import ChaoticUpstream
 from tests.client import Client, Stream, check, joined
 from tests.conftest import ROOT, Process
-from tests.engines import Postgres, RedisServer
+from tests.engines import Postgres, RedisServer, free_port
+from tests.raw import SEED, Raw, assert_clean, seconds
+from tests.test_chaos import CUTS, SETTINGS, Chaos
 from tests.upstream import STALL, Upstream, text
 
 Launch = Callable[..., Awaitable[Process]]
 RETRY = b"retry: 2000\n\n"
+
+# Fixtures, not imported by name, since an argument of that name would shadow the import.
+chaotic, nginx = test_chaos.chaotic, test_clients.nginx
 
 FEW_S = 8
 """The few seconds within which a dead replica's runs have to be told to be over."""
@@ -579,3 +589,107 @@ def test_an_engine_that_cannot_be_reached_stops_the_start_without_its_password(
     line = start_failing(**{variable: value})
     assert line.startswith(f"{variable} wants ")
     assert "hunter2" not in line
+
+
+# ------------------------------------------------------------------------------- all of it at once
+
+
+class Gateway(Client):
+    """The proxy before the replicas: one that has just died is asked for in vain, once."""
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        while True:
+            async with self.session.request(method, path, **options) as response:
+                if response.status not in (502, 504):
+                    body = await response.read()
+                    return response.status, json.loads(body) if body else None
+
+
+class MortalRaw(Raw):
+    async def head(self) -> int:
+        if await super().head() in (502, 504):
+            raise ConnectionResetError
+        return self.status
+
+
+class MortalChaos(Chaos):
+    """Chaos over replicas that die: who is cut may leave, and who comes back misses nothing."""
+
+    survived = 0
+
+    async def send(self, data: bytes, window: int = 0) -> Raw:
+        self._raws.append(await MortalRaw.open(self.server.url, data, window))
+        return self._raws[-1]
+
+    async def _visit(self, number: int) -> None:
+        with suppress(*CUTS):
+            await super()._visit(number)
+
+    async def whole(self, run_id: str) -> list[bytes]:
+        while True:
+            with suppress(*CUTS):
+                return await super().whole(run_id)
+
+    async def visit_and_persist(self, rng: random.Random, body: dict[str, str]) -> None:
+        """Read to the end, through every cut."""
+        raw = await self.ask(body)
+        if raw is None:
+            return
+        run_id, has, over = raw.run_id, 0, False
+        while not over:
+            try:
+                over = await raw.read()
+            except CUTS:
+                self.survived += 1
+            self.saw(run_id, raw, has, stayed=over)
+            has += len(raw.frames)
+            while not over:
+                raw = await self.follow(run_id, has)
+                with suppress(*CUTS):
+                    status = await raw.head()
+                    assert status in (200, 204)
+                    over = status == 204
+                    break
+
+    visit_and_persist_too = visit_and_persist
+    visit_and_persist_as_well = visit_and_persist
+
+
+@pytest.mark.timeout(120 + 2 * seconds(0))
+async def test_whoever_dies_no_reader_misses_or_repeats_an_event_and_each_run_ends_once(
+    launch: Launch, nginx: Any, redis: RedisServer, postgres: Postgres, chaotic: ChaoticUpstream
+) -> None:
+    ports = [free_port(), free_port()]
+    environ = {
+        **SETTINGS,
+        "OPENAI_BASE_URL": chaotic.url,
+        "REDIS_URL": redis.url,
+        "DATABASE_URL": postgres.url,
+        "RUN_TTL_S": "10",
+    }
+    replicas = [await launch("--port", str(port), **environ) for port in ports]
+    everyone = [*replicas]
+    rng = random.Random(SEED)
+    proxy = await nginx(*(replica.url for replica in replicas))
+    async with Gateway(proxy.url) as gateway, MortalChaos(gateway) as chaos:  # type: ignore[arg-type]
+        raging = asyncio.create_task(chaos.rage(seconds(16)))
+        while not raging.done():
+            # Time for runs to begin on both, and for the readers of the dead one to be told.
+            await asyncio.wait({raging}, timeout=5)
+            if not raging.done():
+                victim = rng.randrange(2)
+                replicas[victim].process.kill()
+                await asyncio.wait({raging}, timeout=rng.random())
+                replicas[victim] = await launch("--port", str(ports[victim]), **environ)
+                everyone.append(replicas[victim])
+        await raging
+        async with asyncio.timeout(20):
+            for replica in replicas:
+                while (await replica.call("GET", "/healthz"))[1]["running"]:
+                    await asyncio.sleep(0.05)  # Nothing else tells.
+    assert not chaotic.problems, f"CHAOS_SEED={SEED}: " + "\n".join(chaotic.problems[:20])
+    for replica in everyone:
+        assert_clean(replica.log())
+    assert {"completed", "cancelled", "shutdown"} <= chaos.reasons.keys()
+    assert chaos.survived
+    print(f"{chaos.survived} cuts survived, {chaos.reasons}")
