@@ -63,7 +63,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 @pytest.fixture
 def postgres(postgres_server: Postgres) -> Postgres:
-    postgres_server.stop()
+    """A PostgreSQL that runs; what others left in it stays."""
     postgres_server.start()
     return postgres_server
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import subprocess
@@ -91,6 +90,7 @@ class Postgres:
                 if path.stat().st_uid == 0 and path.is_relative_to("/tmp") and path != Path("/tmp"):
                     path.chmod(0o755)
             os.chown(self._folder, *self._owner())
+        self._running = False
         self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
 
     @staticmethod
@@ -113,13 +113,11 @@ class Postgres:
     def start(self) -> None:
         options = f"-p {self.port} -h 127.0.0.1 -k '' -c fsync=off"
         log = str(self._folder / "log")
-        self._run("pg_ctl", "-w", "-l", log, "-o", options, "start")
+        if not self._running:
+            self._run("pg_ctl", "-w", "-l", log, "-o", options, "start")
+        self._running = True
 
     def stop(self) -> None:
-        with suppress(subprocess.CalledProcessError):  # It is stopped already.
+        if self._running:
             self._run("pg_ctl", "-w", "-m", "immediate", "stop")
-
-
-async def in_thread(work: Any) -> None:
-    """Start or stop an engine without holding up this loop's clients."""
-    await asyncio.to_thread(work)
+        self._running = False
