@@ -48,6 +48,14 @@ BLOCK_MS = 1000
 SPARE_S = 60
 """How much longer than the longest run its keys live, for what nobody is left to delete."""
 
+ANSWER_S = 2.0
+"""How long Redis may take to answer; longer than it blocks by itself."""
+
+SEND_EVERY_S = 0.005
+URGENT = 10
+"""The first events of a run go to Redis at once, and so does its end; what is appended in between
+waits for so long after the last sending, which is less than its readers wait, and goes together."""
+
 RETRY_S = 0.2
 SETTLE_S = 1.0
 """How long nothing is claimed when Redis is back: it may have forgotten who holds what."""
@@ -281,7 +289,7 @@ class RedisStore:
         self._changed = self._loop.time()
         """Since when Redis is away, or is there again."""
         self._settled = self._changed
-        self._work = asyncio.Event()
+        self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._outgoing: dict[RedisLog, None] = {}
         self._commands: list[tuple[Command, asyncio.Future[None]]] = []
         self._logs: weakref.WeakSet[RedisLog] = weakref.WeakSet()
@@ -475,29 +483,38 @@ class RedisStore:
         """Send the log's outbox with those of all others in this turn of the loop."""
         self._outgoing[log] = None
         self._work.set()
+        if log.ending or log.last_id < URGENT:
+            self._urgent.set()
 
     def _later(self, *command: Any) -> asyncio.Future[None]:
         done = self._loop.create_future()
         self._commands.append((command, done))
         self._work.set()
+        self._urgent.set()
         return done
 
     async def deliver(self) -> None:
         """Send what is to be sent, all of one turn of the loop in one go, and again where it
         failed: a log's events cannot come twice, and all else does no harm twice."""
         connection = await self._redis.connection_pool.get_connection()
+        connection.socket_timeout = None  # One time-out for each go costs less than for each call.
         while True:
             await self._work.wait()
             await self._back.wait()
             self._work.clear()
+            self._urgent.clear()
             logs, self._outgoing = self._outgoing, {}
             try:
-                await self._send(connection, [*logs])
+                async with asyncio.timeout(ANSWER_S):
+                    await self._send(connection, [*logs])
             except FAILURES as error:
                 await connection.disconnect()
                 self._outgoing = logs | self._outgoing
                 self._work.set()
                 self._lose(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SEND_EVERY_S):
+                    await self._urgent.wait()
 
     async def _send(self, connection: Any, logs: list[RedisLog]) -> None:
         waiting = self._commands[:]
@@ -652,7 +669,10 @@ async def open_redis(url: str, longest_s: float, ttl_s: float) -> AsyncIterator[
     ``ttl_s``. Raises what the redis package raises where Redis does not answer."""
     # Nothing is tried again in there, since each command here has its own way to.
     redis = Redis.from_url(
-        url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+        url,
+        socket_timeout=ANSWER_S,
+        socket_connect_timeout=ANSWER_S,
+        retry=Retry(NoBackoff(), 0),
     )
     async with redis:
         store = RedisStore(redis, longest_s, ttl_s)
