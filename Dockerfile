@@ -4,7 +4,10 @@ WORKDIR /app
 
 # Before the code, so that a change of the code alone installs nothing again.
 COPY requirements.txt .
-RUN pip install --no-cache-dir -r requirements.txt
+COPY deploy/requirements.txt deploy/
+# deploy/requirements.txt: with the packages for Redis and databases.
+ARG REQUIREMENTS=requirements.txt
+RUN pip install --no-cache-dir -r $REQUIREMENTS
 
 COPY *.py README.md ./
 COPY static static/

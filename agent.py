@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -63,6 +63,9 @@ from pydantic_core import to_jsonable_python
 
 from demo import DemoModel, make_tools
 from events import StreamEvent
+
+if TYPE_CHECKING:
+    from database import Database
 
 INSIDE_TOOL = "inside_tool"
 """The metadata key of a model call that a tool made: its text is not answer text."""
@@ -106,11 +109,22 @@ class Agent:
         self.chain = None if isinstance(runnable, Pregel) else runnable
         graph = runnable if isinstance(runnable, Pregel) else _history()
         self._memory: InMemorySaver | None = None
+        self.database: Database | None = None
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
             self._memory = InMemorySaver()
             graph = graph.copy({"checkpointer": self._memory})
         self.graph: Pregel[Any, Any, Any, Any] = graph
         self.failed: dict[str, set[str]] = {}
+
+    def keep_threads_in(self, database: Database) -> None:
+        """Keep the threads there, save those of a graph that brought its own checkpointer."""
+        if self._memory is not None:
+            self.database, self._memory = database, None
+            self.graph = self.graph.copy({"checkpointer": database.saver})
+
+    async def is_away(self) -> bool:
+        """Whether the threads' database does not answer."""
+        return self.database is not None and await self.database.is_away()
 
     def turn(
         self, thread_id: str, message: str | None = None, answers: dict[str, Any] | None = None
@@ -189,6 +203,8 @@ class Agent:
 
         Each older one has the whole conversation, so that memory would grow with its square.
         """
+        if self.database is not None:
+            return await self.database.prune(thread_id)
         memory, config = self._memory, _config(thread_id)
         if memory is None:
             return

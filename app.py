@@ -24,13 +24,13 @@ import socket
 import sys
 import termios
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing, suppress
+from contextlib import AsyncExitStack, aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, StreamWriter
@@ -38,7 +38,13 @@ from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_exceptions import HTTPException
 
 from agent import Agent, AgentError, Turn, built_in, left_open, load_agent
-from events import MemoryStore, StreamEvent, encode_comment, encode_retry
+from events import MemoryStore, StreamEvent, Unavailable, encode_comment, encode_retry
+
+if TYPE_CHECKING:
+    from shared import RedisStore, RemoteRun
+
+    Store: TypeAlias = MemoryStore | RedisStore
+    AnyRun: TypeAlias = "Run | RemoteRun"
 
 VERSION = "0.1.0"
 HERE = Path(__file__).resolve().parent
@@ -62,6 +68,9 @@ STOP_S = 0.5
 """How long a stopped graph may take to let go, and its thread to be settled, before the run ends
 without it: both have to fit into a shutdown."""
 
+DRAIN_S = 3 * STOP_S
+"""How long shutdown waits for them, should the store be away."""
+
 BACKLOG = 1024
 """How many connections may wait to be accepted; one too many is a second late."""
 
@@ -71,7 +80,7 @@ UNREAD_GRACE_S = 5.0
 FORGETTING = "forgetting"
 """The first word of a claim on a thread that is being forgotten, where a run's is its id."""
 
-FORGET_POLL_S = 0.02
+CLAIM_POLL_S = 0.02
 
 HEARTBEAT = encode_comment("heartbeat")
 
@@ -133,8 +142,17 @@ ENDLESS = "a number of seconds, 0 or more, or inf", _number(highest=math.inf)
 ABOVE_0 = "a number of seconds above 0", _number(sys.float_info.min)
 URL = "an http or https URL", _matching(r"https?://[^\s/]+\S*")
 PATH = "a folder or file that exists", _path
+REDIS = "a redis, rediss or unix URL", _matching(r"(rediss?://[^\s/]|unix:///)\S*")
+DATABASE = (
+    "sqlite:///file or postgresql://…",
+    _matching(r"sqlite:///\S+|postgres(ql)?://\S+"),
+)
 ORIGINS = "origins such as https://example.com, separated by commas, or *", _origins
 LEVEL = "DEBUG, INFO, WARNING or ERROR", _matching("(?i)DEBUG|INFO|WARNING|ERROR")
+
+
+SECRETS = {"OPENAI_API_KEY", "API_TOKEN", "REDIS_URL", "DATABASE_URL"}
+"""What is not shown; an engine's URL may have a password in it."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +181,8 @@ class Settings:
     max_run_bytes: int = _setting(4194304, *COUNT, "bytes of a run's events")
     max_body_bytes: int = _setting(262144, *COUNT, "bytes of a request's body")
     max_threads: int = _setting(1000, *COUNT, "remembered conversations")
+    redis_url: str = _setting("", *REDIS, "Redis that keeps the runs, for several replicas")
+    database_url: str = _setting("", *DATABASE, "database that keeps the threads")
     log_level: str = _setting("INFO", *LEVEL, "how much is logged")
 
 
@@ -178,7 +198,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             try:
                 values[setting.name] = parse(text)
             except ValueError:
-                got = "something else" if name.endswith(("_KEY", "_TOKEN")) else repr(text)
+                got = "something else" if name in SECRETS else repr(text)
                 raise SettingError(f"{name} wants {setting.metadata['wants']}, got {got}") from None
     return Settings(**values)
 
@@ -202,8 +222,8 @@ class Asked:
 class Run:
     """One pass of the graph over a thread: it fills a log, whoever reads it or not."""
 
-    def __init__(self, asked: Asked, settings: Settings, store: MemoryStore) -> None:
-        self.id = secrets.token_hex(12)
+    def __init__(self, asked: Asked, settings: Settings, store: Store) -> None:
+        self.id = store.new_id()
         self.asked = asked
         self.log = store.log(self.id)
         self.status = "running"
@@ -230,7 +250,7 @@ class Run:
         return {
             "run_id": self.id,
             "thread_id": self.thread_id,
-            "status": self.status,
+            "status": self.status if self.log.closed else "running",
             "last_event_id": self.log.last_id,
             "answer": self.answer,
         }
@@ -267,6 +287,7 @@ class Run:
         timeout_s = self._settings.run_timeout_s
         heartbeat_s = self._settings.heartbeat_s
         self._tell(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
+        await self.log.flush()
         logger.info("run=%s thread=%s started", self.id, self.thread_id)
         self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
         self.begun.set_result(None)
@@ -400,41 +421,43 @@ class Runs:
     claim a name holds it, and everybody else learns who does.
     """
 
-    def __init__(self, settings: Settings, agent: Agent, store: MemoryStore) -> None:
+    def __init__(self, settings: Settings, agent: Agent, store: Store) -> None:
         self.settings = settings
         self.agent = agent
         self.store = store
         self.draining = False
         self._kept: dict[str, Run] = {}
+        store.owned = self._kept.get
         self._driving: dict[Run, asyncio.Task[None]] = {}
         self._threads: OrderedDict[str, None] = OrderedDict()
         """The threads that had a turn here, the one whose last turn is longest ago first."""
         self._forgetting: set[asyncio.Task[None]] = set()
 
+    async def degraded(self) -> bool:
+        """Whether an engine that this server keeps its runs or threads in is away."""
+        return self.store.degraded or await self.agent.is_away()
+
     @property
     def running(self) -> int:
         return len(self._driving)
 
-    def get(self, run_id: str) -> Run:
-        """Return a run that runs or is kept. Raises Refusal."""
-        run = self._kept.get(run_id)
-        if run is None or not run.begun.done():
-            raise Refusal(404, "unknown_run", f"There is no run {run_id!r}; it may have expired.")
-        return run
+    async def get(self, run_id: str) -> AnyRun:
+        """Return a run that runs or is kept, here or elsewhere. Raises Refusal."""
+        if run := self._kept_run(run_id) or await self.store.find(run_id):
+            if run.log.lost:
+                raise Unavailable
+            return run
+        raise Refusal(404, "unknown_run", f"There is no run {run_id!r}; it may have expired.")
 
-    async def start(self, asked: Asked) -> Run:
+    def _kept_run(self, run_id: str) -> Run | None:
+        run = self._kept.get(run_id)
+        return run if run and run.begun.done() and not run.log.overtaken else None
+
+    async def start(self, asked: Asked) -> AnyRun:
         """Start a run, or return the one that the same key started. Raises Refusal."""
         run = Run(asked, self.settings, self.store)
-        if asked.key is not None:
-            held = await self.store.claim(_key(asked), f"{run.id} {asked.digest}")
-            run_id, digest = held.split()
-            if digest != asked.digest:
-                message = "This Idempotency-Key came with another body before."
-                raise Refusal(409, "idempotency_conflict", message)
-            if run_id != run.id:
-                run = self._kept[run_id]
-                await asyncio.shield(run.begun)
-                return run
+        if asked.key is not None and (joined := await self._claim_key(run)):
+            return joined
         self._kept[run.id] = run
         try:
             self._check_limits()
@@ -462,10 +485,12 @@ class Runs:
         holder = await self.store.holder(_thread(thread_id))
         return None if holder is None or holder.startswith(FORGETTING) else holder
 
-    async def wait_for(self, run: Run) -> None:
+    async def wait_for(self, run: AnyRun) -> None:
         """Wait until the run has ended."""
-        if task := self._driving.get(run):
+        if isinstance(run, Run) and (task := self._driving.get(run)):
             await asyncio.wait({task})
+        while not run.log.closed:
+            await run.log.wait(run.log.last_id, math.inf)
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs, let the running ones finish within the grace, and end the rest."""
@@ -475,14 +500,36 @@ class Runs:
         for run in self._driving:
             run.stop("shutdown")
         if tasks := {*self._driving.values(), *self._forgetting}:
-            await asyncio.wait(tasks)
+            _, late = await asyncio.wait(tasks, timeout=DRAIN_S)
+            for task in late:
+                task.cancel()
 
     def _check_limits(self) -> None:
         if self.draining:
             after = {"Retry-After": str(math.ceil(self.settings.shutdown_grace_s) + 1)}
             raise Refusal(503, "draining", "The server is shutting down.", after)
+        if self.store.degraded:
+            raise Unavailable
         if self.running >= self.settings.max_runs:
             raise Refusal(503, "too_many_runs", "Too many runs at once.", {"Retry-After": "2"})
+
+    async def _claim_key(self, run: Run) -> AnyRun | None:
+        """Take the key for this run; where another has it, return that. Raises Refusal."""
+        asked = run.asked
+        while True:
+            claim = f"{run.id} {asked.digest}"
+            run_id, digest = (await self.store.claim(_key(asked), claim, leased=False)).split()
+            if run_id == run.id:
+                return None
+            if digest != asked.digest:
+                message = "This Idempotency-Key came with another body before."
+                raise Refusal(409, "idempotency_conflict", message)
+            if other := self._kept.get(run_id):
+                await asyncio.shield(other.begun)
+            if joined := self._kept_run(run_id) or await self.store.find(run_id):
+                return joined
+            # It is starting elsewhere, or was refused there and gives the key back.
+            await asyncio.sleep(CLAIM_POLL_S)
 
     async def _claim_thread(self, thread_id: str, claim: str) -> None:
         """Take the thread's turn, behind who forgets it. Raises Refusal where a run has it."""
@@ -490,7 +537,7 @@ class Runs:
             if not holder.startswith(FORGETTING):
                 message = "This thread has a running run; follow it or stop it."
                 raise Refusal(409, "thread_busy", message, run_id=holder)
-            await asyncio.sleep(FORGET_POLL_S)
+            await asyncio.sleep(CLAIM_POLL_S)
 
     async def _drive(self, run: Run) -> None:
         asked, thread_id = run.asked, run.thread_id
@@ -505,6 +552,8 @@ class Runs:
                 # Before `done` is told, since whoever reads it may send the next turn at once.
                 await self.store.release(_thread(thread_id), run.id)
             run.end(reason)
+            with suppress(Unavailable):
+                await run.log.flush()
         except Exception as error:
             if run.begun.done():
                 raise
@@ -533,7 +582,10 @@ class Runs:
 
     def _forget_oldest(self) -> None:
         excess = len(self._threads) - self.settings.max_threads
-        if excess > 0:
+        if excess > 0 and self.agent.database:
+            # Those in a database are kept; only that they had a turn here is forgotten.
+            self._threads.popitem(last=False)
+        elif excess > 0:
             running = {run.thread_id for run in self._driving}
             idle = [thread_id for thread_id in self._threads if thread_id not in running]
             for thread_id in idle[:excess]:
@@ -596,6 +648,11 @@ def unknown_thread(thread_id: str) -> Refusal:
     return Refusal(404, "unknown_thread", f"There is no thread {thread_id!r}.")
 
 
+def unavailable() -> Refusal:
+    message = "What this server keeps cannot be reached now. Try again in a moment."
+    return Refusal(503, "unavailable", message, {"Retry-After": "2"})
+
+
 def nothing_to_resume() -> Refusal:
     return Refusal(400, "nothing_to_resume", "No thread of this thread_id waits for an answer.")
 
@@ -616,6 +673,13 @@ PREFLIGHT = {
     ),
     "Access-Control-Max-Age": "600",
 }
+PACKAGES = {
+    "langgraph.checkpoint.sqlite": "langgraph-checkpoint-sqlite",
+    "langgraph.checkpoint.postgres": "langgraph-checkpoint-postgres",
+    "psycopg": "psycopg[binary,pool]",
+    "psycopg_pool": "psycopg[binary,pool]",
+}
+"""Where a module is not named as its package."""
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 REACT_POLICY = (
     f"{PAGE_POLICY}; script-src 'self' https://esm.sh "
@@ -647,12 +711,16 @@ async def guard(
         code, message = HTTP_REFUSALS.get(error.status, ("invalid_request", error.reason))
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return Refusal(error.status, code, message, allow).response()
+    except Unavailable:
+        return unavailable().response()
     except ConnectionError:
         raise
     except Exception as error:
         failed = internal_failure(request, error)
         if request.writer.output_size:  # A stream has begun: it can only be cut.
             raise ConnectionResetError from error
+        if await request.app[RUNS].degraded():
+            return unavailable().response()
         return failed.response()
 
 
@@ -735,21 +803,23 @@ async def expect(request: web.Request) -> None:
 
 async def run_events(request: web.Request) -> web.StreamResponse:
     """Stream a run from a cursor: replay, then live."""
-    run = request.app[RUNS].get(request.match_info["run_id"])
-    after = read_cursor(request, run)
+    run = await request.app[RUNS].get(request.match_info["run_id"])
+    after = await read_cursor(request, run)
     if run.log.closed and after == run.log.last_id:
         return web.Response(status=204)
     return await follow(request, run, after)
 
 
 async def run_state(request: web.Request) -> web.StreamResponse:
-    return send_json(request.app[RUNS].get(request.match_info["run_id"]).document())
+    run = await request.app[RUNS].get(request.match_info["run_id"])
+    await run.log.flush()
+    return send_json(run.document())
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
     """Stop a run and answer when it has stopped."""
     runs = request.app[RUNS]
-    run = runs.get(request.match_info["run_id"])
+    run = await runs.get(request.match_info["run_id"])
     if run.log.closed:
         return send_json(run.document())
     run.stop("cancelled")
@@ -796,7 +866,8 @@ async def healthz(request: web.Request) -> web.StreamResponse:
     runs = request.app[RUNS]
     if runs.draining:
         return send_json({"status": "draining"}, 503)
-    return send_json({"status": "ok", "running": runs.running})
+    status = "degraded" if await runs.degraded() else "ok"
+    return send_json({"status": status, "running": runs.running})
 
 
 async def page(request: web.Request) -> web.StreamResponse:
@@ -887,9 +958,11 @@ def has_lone_surrogate(text: str) -> bool:
     return re.search("[\ud800-\udfff]", text) is not None
 
 
-def read_cursor(request: web.Request, run: Run) -> int:
+async def read_cursor(request: web.Request, run: AnyRun) -> int:
     """Return the last event id that the reader has. Source: WHATWG HTML, "Last-Event-ID"."""
     cursor = request.headers.get("Last-Event-ID", request.query.get("last_event_id", "0"))
+    if re.fullmatch(r"[0-9]{1,15}", cursor) and int(cursor) > run.log.last_id:
+        await run.log.flush()  # Readers elsewhere may be ahead of this copy.
     if not re.fullmatch(r"[0-9]{1,15}", cursor) or int(cursor) > run.log.last_id:
         raise Refusal(
             400,
@@ -902,12 +975,12 @@ def read_cursor(request: web.Request, run: Run) -> int:
 # ------------------------------------------------------------------------------------- streams
 
 
-def run_headers(run: Run) -> dict[str, str]:
+def run_headers(run: AnyRun) -> dict[str, str]:
     url = f"/api/runs/{run.id}"
     return {"Location": f"{url}/events", "Content-Location": url}
 
 
-async def follow(request: web.Request, run: Run, after: int) -> web.StreamResponse:
+async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamResponse:
     """Send the frames after the cursor, then each as it comes, to the run's end.
 
     Source: WHATWG HTML, "Server-sent events".
@@ -1027,11 +1100,44 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
 
 def runs_context(agent: Agent) -> Callable[[web.Application], AsyncIterator[None]]:
     async def context(app: web.Application) -> AsyncIterator[None]:
-        app[RUNS] = Runs(app[SETTINGS], agent, MemoryStore())
-        yield
-        await app[RUNS].drain(0)
+        settings = app[SETTINGS]
+        async with AsyncExitStack() as engines:
+            if settings.database_url:
+                with engine("DATABASE_URL"):
+                    from database import open_database
+
+                    opening = open_database(settings.database_url)
+                    agent.keep_threads_in(await engines.enter_async_context(opening))
+            store: Store = MemoryStore()
+            if settings.redis_url:
+                with engine("REDIS_URL"):
+                    from shared import open_redis
+
+                    opening_redis = open_redis(
+                        settings.redis_url, settings.run_timeout_s, settings.run_ttl_s
+                    )
+                    store = await engines.enter_async_context(opening_redis)
+            app[RUNS] = Runs(settings, agent, store)
+            yield
+            await app[RUNS].drain(0)
 
     return context
+
+
+@contextmanager
+def engine(name: str) -> Iterator[None]:
+    """Turn what hinders an engine's start into the line that stops the server's."""
+    try:
+        yield
+    except ImportError as error:
+        package = PACKAGES.get(error.name or "", error.name)
+        raise SettingError(
+            f"{name} wants the package {package}: pip install -r deploy/requirements.txt"
+        ) from error
+    except Exception as error:
+        # Not its text, which may have the password.
+        got = type(error).__name__
+        raise SettingError(f"{name} wants an engine that answers, got {got}") from error
 
 
 class Connection(web.RequestHandler):

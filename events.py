@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +117,10 @@ class EventLog:
         self.size = 0
         """Bytes of all frames together."""
         self.closed = False
+        self.lost = False
+        """Whether it cannot be known now how the run goes on."""
+        self.overtaken = False
+        """Whether somebody else has ended the run."""
         self._frames: list[bytes] = []
         self._waiting: set[asyncio.Future[bool]] = set()
 
@@ -174,9 +180,16 @@ class EventLog:
             timer.cancel()
             self._waiting.discard(news)
 
+    async def flush(self) -> None:
+        """Wait until all that was appended can be read. Raises Unavailable."""
+
     def _wake(self) -> None:
         for news in self._waiting:
             _settle(news, True)
+
+
+class Unavailable(ConnectionError):
+    """What the runs share cannot be reached now."""
 
 
 class MemoryStore:
@@ -185,14 +198,26 @@ class MemoryStore:
     The first to claim a name holds it until it is released; everybody else learns who does.
     """
 
+    degraded = False
+    """Whether what is shared cannot be reached, so that nothing new can be claimed."""
+
     def __init__(self) -> None:
         self._claims: dict[str, str] = {}
+        self.owned: Callable[[str], Any] | None = None
+        """Finds a run of this process, for other processes: here there are none."""
+
+    def new_id(self) -> str:
+        """Return the id of a new run."""
+        return secrets.token_hex(12)
 
     def log(self, run_id: str) -> EventLog:
         """Return the empty log of a new run."""
         return EventLog()
 
-    async def claim(self, name: str, claim: str) -> str:
+    async def find(self, run_id: str) -> None:
+        """Return a run of another process: here there is none."""
+
+    async def claim(self, name: str, claim: str, leased: bool = True) -> str:
         """Return the claim that holds the name: this one, where nobody came before."""
         return self._claims.setdefault(name, claim)
 

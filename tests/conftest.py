@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import app as app_module
 from agent import Agent
 from app import RUNS, Runs, Settings, create_app
 from tests.client import Client
+from tests.engines import Postgres, RedisServer
 from tests.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,13 +38,55 @@ class Server(Client):
     runs: Runs
 
 
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"), cluster=True)
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-async def start() -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+def redis(redis_server: RedisServer) -> RedisServer:
+    """A Redis that knows nothing yet."""
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = Postgres(tmp_path_factory.mktemp("engines"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> Postgres:
+    """A PostgreSQL that runs; what others left in it stays."""
+    postgres_server.start()
+    return postgres_server
+
+
+on_both = pytest.mark.parametrize("log_in", ["memory", "redis"], indirect=True)
+"""Run the test with the runs in this process's memory, and with the runs in Redis."""
+
+
+@pytest.fixture
+def log_in(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings that say where runs are kept: in memory, where a test says nothing else."""
+    if getattr(request, "param", "memory") == "memory":
+        return {}
+    return {"redis_url": request.getfixturevalue("redis").url}
+
+
+@pytest.fixture
+async def start(log_in: dict[str, str]) -> AsyncIterator[Callable[..., Awaitable[Server]]]:
     """Start servers: ``await start(agent, heartbeat_s=…)``."""
     async with AsyncExitStack() as stack:
 
         async def start(agent: Agent, **settings: Any) -> Server:
-            app = create_app(replace(Settings(), **settings), agent)
+            app = create_app(replace(Settings(), **{**log_in, **settings}), agent)
             runner, listener = await app_module.listen(app, "127.0.0.1", 0)
             stack.push_async_callback(runner.cleanup)
             stack.callback(listener.close)

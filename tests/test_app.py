@@ -16,7 +16,7 @@ from langchain_core.tools import tool
 from agent import Agent
 from app import SettingError, Settings, read_settings
 from tests.client import check, joined, kinds
-from tests.conftest import Server
+from tests.conftest import Server, on_both
 from tests.scripted import ScriptedModel, call, loop_graph, scripted_agent
 from tests.test_agent import graph_of
 
@@ -212,6 +212,7 @@ async def test_what_is_not_http_gets_a_bare_400(start: Start, garbage: bytes) ->
 # ---------------------------------------------------------------------------------------- streaming
 
 
+@on_both
 async def test_a_stream_has_the_headers_of_the_contract(start: Start) -> None:
     server = await start(echo_agent())
     stream = await server.ask("hi", thread_id="t")
@@ -231,6 +232,7 @@ async def test_a_stream_has_the_headers_of_the_contract(start: Start) -> None:
     assert {name: again.headers[name] for name in expected} == expected
 
 
+@on_both
 async def test_the_first_event_tells_the_run(start: Start) -> None:
     server = await start(echo_agent(), heartbeat_s=7, run_timeout_s=2.5)
     first = (await server.run("hi", thread_id="t"))[0]
@@ -238,6 +240,7 @@ async def test_the_first_event_tells_the_run(start: Start) -> None:
     assert first == {"type": "start", "thread_id": "t", "heartbeat_s": 7, "timeout_s": 2.5}
 
 
+@on_both
 async def test_heartbeats_come_from_the_first_silence_on(start: Start) -> None:
     go = asyncio.Event()
     server = await start(scripted_agent([[go, "x"]]), heartbeat_s=0.05)
@@ -251,6 +254,7 @@ async def test_heartbeats_come_from_the_first_silence_on(start: Start) -> None:
     assert stream.ids == list(range(1, len(stream.ids) + 1))
 
 
+@on_both
 async def test_every_cursor_gives_every_reader_the_same_bytes(start: Start) -> None:
     agent, go = waiting_agent()
     server = await start(agent)
@@ -268,6 +272,7 @@ async def test_every_cursor_gives_every_reader_the_same_bytes(start: Start) -> N
         assert stream.raw == b"".join(frame + b"\n\n" for frame in expected)
 
 
+@on_both
 async def test_at_the_end_of_an_ended_run_there_is_nothing_more(start: Start) -> None:
     server = await start(echo_agent())
     events = await server.run("hi")
@@ -279,6 +284,7 @@ async def test_at_the_end_of_an_ended_run_there_is_nothing_more(start: Start) ->
     assert len(await stream.events()) == len(events) - 1
 
 
+@on_both
 @pytest.mark.parametrize("cursor", ["", "x", "-1", "1.0", "+1", " 1 2", "99", "٣", "1" * 5000])
 async def test_a_cursor_that_is_none_is_refused(start: Start, cursor: str) -> None:
     server = await start(echo_agent())
@@ -291,6 +297,7 @@ async def test_a_cursor_that_is_none_is_refused(start: Start, cursor: str) -> No
         assert (status, body["error"]["code"]) == (400, "invalid_last_event_id")
 
 
+@on_both
 async def test_a_run_tells_its_state(start: Start) -> None:
     agent, go = waiting_agent()
     server = await start(agent)
@@ -308,6 +315,7 @@ async def test_a_run_tells_its_state(start: Start) -> None:
     assert state == running | ended
 
 
+@on_both
 async def test_respond_async_names_the_stream_and_starts_the_run(start: Start) -> None:
     server = await start(echo_agent())
     async with server.session.post(
@@ -324,6 +332,7 @@ async def test_respond_async_names_the_stream_and_starts_the_run(start: Start) -
 # ----------------------------------------------------------------------------- life and end of runs
 
 
+@on_both
 async def test_the_same_key_joins_the_run_that_it_started(start: Start) -> None:
     agent, go = waiting_agent()
     server = await start(agent, max_runs=1)
@@ -342,6 +351,7 @@ async def test_the_same_key_joins_the_run_that_it_started(start: Start) -> None:
     assert ended.raw == first.raw
 
 
+@on_both
 async def test_the_key_of_a_resume_joins_it_after_the_thread_has_gone_on(start: Start) -> None:
     @tool
     async def ask() -> str:
@@ -370,6 +380,7 @@ async def test_the_key_of_a_resume_joins_it_after_the_thread_has_gone_on(start: 
     assert status == 409
 
 
+@on_both
 async def test_one_run_a_thread(start: Start) -> None:
     agent, go = waiting_agent(["next"])
     server = await start(agent)
@@ -387,6 +398,7 @@ async def test_one_run_a_thread(start: Start) -> None:
     assert (await server.run("again", thread_id="t"))[-2]["content"] == "next"
 
 
+@on_both
 async def test_a_second_start_on_a_thread_at_the_same_time_is_refused(start: Start) -> None:
     server = await start(echo_agent())
 
@@ -402,6 +414,7 @@ async def test_a_second_start_on_a_thread_at_the_same_time_is_refused(start: Sta
         assert statuses[0] == 200
 
 
+@on_both
 async def test_runs_are_counted_and_refused_beyond_the_limit(start: Start) -> None:
     agent, go = waiting_agent()
     server = await start(agent, max_runs=1)
@@ -416,6 +429,7 @@ async def test_runs_are_counted_and_refused_beyond_the_limit(start: Start) -> No
     assert (await server.run("hi", thread_id="x"))[-1]["reason"] == "error"  # The script is over.
 
 
+@on_both
 async def test_cancel_answers_when_the_run_has_stopped(start: Start) -> None:
     agent, _ = waiting_agent()
     server = await start(agent)
@@ -434,6 +448,7 @@ async def test_cancel_answers_when_the_run_has_stopped(start: Start) -> None:
     assert (status, document["last_event_id"]) == (200, stream.ids[-1])
 
 
+@on_both
 async def test_a_question_is_remembered_however_soon_it_was_stopped(start: Start) -> None:
     agent, _ = waiting_agent()
     server = await start(agent)
@@ -442,7 +457,7 @@ async def test_a_question_is_remembered_however_soon_it_was_stopped(start: Start
         _, started = await server.call(
             "POST", "/api/chat", json=body, headers={"Prefer": "respond-async"}
         )
-        run = server.runs.get(started["run_id"])
+        run = await server.runs.get(started["run_id"])
         for _ in range(n):
             await asyncio.sleep(0)
         run.stop("cancelled")
@@ -451,6 +466,7 @@ async def test_a_question_is_remembered_however_soon_it_was_stopped(start: Start
         assert thread["messages"][0] == {"role": "user", "content": f"question {n}"}
 
 
+@on_both
 async def test_a_graph_that_does_not_let_go_is_left_behind(start: Start) -> None:
     released = asyncio.Event()
 
@@ -468,6 +484,7 @@ async def test_a_graph_that_does_not_let_go_is_left_behind(start: Start) -> None
     released.set()
 
 
+@on_both
 async def test_a_run_goes_on_without_readers_within_the_grace(start: Start) -> None:
     agent, go = waiting_agent()
     server = await start(agent, disconnect_grace_s=30)
@@ -480,6 +497,7 @@ async def test_a_run_goes_on_without_readers_within_the_grace(start: Start) -> N
     assert events[-1]["reason"] == "completed"
 
 
+@on_both
 async def test_a_reader_that_comes_back_stops_the_grace(start: Start) -> None:
     agent, go = waiting_agent()
     server = await start(agent, disconnect_grace_s=0.3, heartbeat_s=0.2)
@@ -495,6 +513,7 @@ async def test_a_reader_that_comes_back_stops_the_grace(start: Start) -> None:
     assert (await server.call("GET", f"/api/runs/{run_id}"))[1]["status"] == "completed"
 
 
+@on_both
 async def test_an_ended_run_is_kept_for_its_time(start: Start) -> None:
     server = await start(echo_agent(), run_ttl_s=0.1)
     events = await server.run("hi", headers={"Idempotency-Key": "k"})
@@ -505,6 +524,7 @@ async def test_an_ended_run_is_kept_for_its_time(start: Start) -> None:
     assert again[0]["run_id"] != run_id
 
 
+@on_both
 async def test_a_run_that_grows_too_large_ends_within_its_bounds(start: Start) -> None:
     server = await start(scripted_agent([["x" * 1000] * 100]), max_run_bytes=20_000)
     stream = await server.ask("hi")
@@ -514,6 +534,7 @@ async def test_a_run_that_grows_too_large_ends_within_its_bounds(start: Start) -
     assert len(stream.raw) <= 20_000 + 4096 + len(b"retry: 2000\n\n")
 
 
+@on_both
 async def test_the_oldest_idle_thread_is_forgotten_first(start: Start) -> None:
     go = asyncio.Event()
     script = [[go, "a"], ["b"], ["c"], ["d"]]
@@ -532,6 +553,7 @@ async def test_the_oldest_idle_thread_is_forgotten_first(start: Start) -> None:
     await running.events()
 
 
+@on_both
 async def test_an_ended_server_ends_its_runs(start: Start) -> None:
     agent, _ = waiting_agent()
     server = await start(agent)

@@ -183,9 +183,7 @@ class Chaos:
             assert time.monotonic() < ends, f"CHAOS_SEED={SEED}: {run_id} never ends"
             await asyncio.sleep(0.2)  # Hundreds ask at once, and only a reader would be told.
         assert state[0] == 200, state
-        raw = await self.follow(run_id, 0)
-        frames = await raw.all()
-        raw.cut()
+        frames = await self.whole(run_id)
         events = events_of(frames)
         try:
             check(events)
@@ -200,6 +198,13 @@ class Chaos:
             raise
         self.reasons[events[-1]["reason"]] += 1
         self.reasons[events[-2].get("code", "")] += 1
+
+    async def whole(self, run_id: str) -> list[bytes]:
+        raw = await self.follow(run_id, 0)
+        try:
+            return await raw.all()
+        finally:
+            raw.cut()
 
     # ------------------------------------------------------------------------- the visitors
 
@@ -286,14 +291,18 @@ class Chaos:
             return
         # Each is read while the others are asked for: who reads nothing for long is dropped.
         raws, reading = [first], [asyncio.create_task(first.read())]
-        for _ in range(2):
-            raw = await self.ask(body, Idempotency_Key=key)
-            assert raw
-            assert raw.run_id == first.run_id
-            raws.append(raw)
-            reading.append(asyncio.create_task(raw.read()))
-        assert await self.call("POST", "/api/chat", body | {"x": "y"}, Idempotency_Key=key) == 409
-        assert all(await asyncio.gather(*reading))
+        try:
+            for _ in range(2):
+                raw = await self.ask(body, Idempotency_Key=key)
+                assert raw
+                assert raw.run_id == first.run_id
+                raws.append(raw)
+                reading.append(asyncio.create_task(raw.read()))
+            other = body | {"x": "y"}
+            assert await self.call("POST", "/api/chat", other, Idempotency_Key=key) == 409
+            assert all(await asyncio.gather(*reading))
+        finally:
+            await asyncio.gather(*reading, return_exceptions=True)
         for raw in raws:
             self.saw(raw.run_id, raw, stayed=True)
 
@@ -315,7 +324,7 @@ class Chaos:
         bad: list[tuple[int, tuple[object, ...], dict[str, str]]] = [
             (400, ("POST", "/api/chat", {"message": " "}), {}),
             (400, ("POST", "/api/chat", {"message": "hi", "thread_id": "/"}), {}),
-            (400, ("POST", "/api/chat", {"resume": 1, "thread_id": "nobody"}), {}),
+            (400, ("POST", "/api/chat", {"resume": 1, "thread_id": rng.randbytes(8).hex()}), {}),
             (400, ("POST", "/api/chat", []), {}),
             (400, ("POST", "/api/chat", body), {"Idempotency_Key": "x" * 129}),
             (413, ("POST", "/api/chat", {"message": "x" * 300_000}), {}),

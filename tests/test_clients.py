@@ -25,7 +25,8 @@ from playwright.async_api import Browser
 from tests import test_page
 from tests.client import FRAME, Client, Stream, check, kinds
 from tests.conftest import ROOT, Process
-from tests.test_page import Launch, install, require
+from tests.programs import install, require
+from tests.test_page import Launch
 from tests.upstream import CUT, STALL, Upstream, text
 
 Received = list[tuple[int, str, str]]
@@ -349,21 +350,24 @@ Nginx = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 async def nginx(tmp_path: Path) -> AsyncIterator[Nginx]:
-    """Start nginx before a server: ``await nginx(server, http="…", without="regex of lines")``.
+    """Start nginx before servers: ``await nginx(server, http="…", without="regex of lines")``.
 
     It runs deploy/nginx.conf, only its addresses replaced and what matches ``without`` taken out.
     """
     program = require("nginx", "/usr/sbin/nginx")
     async with AsyncExitStack() as stack:
 
-        async def nginx(server: Process, http: str = "", without: str = "(?!)") -> Client:
+        async def nginx(*urls: str, http: str = "", without: str = "(?!)") -> Client:
             # It inherits a socket that already listens: no port to lose, no start to wait for.
             with socket.create_server(("127.0.0.1", 0)) as listening:
                 address = "{}:{}".format(*listening.getsockname())
                 site = re.sub(without, "", CONFIGURATION)
                 for old, new in (
                     ("listen 80;", f"listen {address};"),
-                    ("server 127.0.0.1:8000;", f"server {server.url.removeprefix('http://')};"),
+                    (
+                        "server 127.0.0.1:8000;",
+                        "".join(f"server {url.removeprefix('http://')};" for url in urls),
+                    ),
                 ):
                     assert site.count(old) == 1
                     site = site.replace(old, new)
@@ -404,7 +408,7 @@ async def test_each_event_passes_nginx_as_it_happens_and_uncompressed(
     launch: Launch, nginx: Nginx, http: str, without: str
 ) -> None:
     server = await launch(DEMO_TOKENS_PER_S=str(ARRIVAL_PACE))
-    stream, alone = await read_deltas(await nginx(server, http, without))
+    stream, alone = await read_deltas(await nginx(server.url, http=http, without=without))
     assert alone > 0.6
     assert "Content-Encoding" not in stream.headers
 
@@ -412,7 +416,7 @@ async def test_each_event_passes_nginx_as_it_happens_and_uncompressed(
 async def test_an_nginx_that_collects_would_be_noticed(launch: Launch, nginx: Nginx) -> None:
     server = await launch(DEMO_TOKENS_PER_S=str(ARRIVAL_PACE))
     collect = f"{UNCHUNKED} proxy_ignore_headers X-Accel-Buffering;"
-    _, alone = await read_deltas(await nginx(server, collect, STREAMING))
+    _, alone = await read_deltas(await nginx(server.url, http=collect, without=STREAMING))
     assert alone < 0.3
 
 
@@ -422,7 +426,9 @@ async def test_heartbeats_pass_nginx_and_outlast_its_patience(
     go = asyncio.Event()
     upstream.replies = [[go, *text("Hello")]]
     server = await launch(OPENAI_BASE_URL=upstream.url, HEARTBEAT_S="0.1")
-    client = await nginx(server, "proxy_read_timeout 500ms;", without="proxy_read_timeout 5m;")
+    client = await nginx(
+        server.url, http="proxy_read_timeout 500ms;", without="proxy_read_timeout 5m;"
+    )
     stream = await client.ask("hi")
     await stream.until("thinking")
     for _ in range(10):
@@ -432,7 +438,7 @@ async def test_heartbeats_pass_nginx_and_outlast_its_patience(
 
 
 async def test_a_run_is_resumed_through_nginx_by_its_location(launch: Launch, nginx: Nginx) -> None:
-    client = await nginx(await launch())
+    client = await nginx((await launch()).url)
     stream = await client.ask(QUESTION)
     events = await stream.events()
     check(events)
@@ -447,7 +453,7 @@ async def test_a_run_is_resumed_through_nginx_by_its_location(launch: Launch, ng
 
 
 async def test_a_page_from_nginx_is_of_the_servers_own_origin(launch: Launch, nginx: Nginx) -> None:
-    client = await nginx(await launch())
+    client = await nginx((await launch()).url)
     assert (await client.call("GET", "/api/info", headers={"Origin": client.url}))[0] == 200
     status, body = await client.call("GET", "/api/info", headers={"Origin": "http://elsewhere"})
     assert (status, body["error"]["code"]) == (403, "origin_not_allowed")
@@ -458,7 +464,7 @@ async def test_a_reader_that_leaves_nginx_leaves_the_server(
 ) -> None:
     upstream.replies = [[*text("Hel"), STALL]]
     server = await launch(OPENAI_BASE_URL=upstream.url, DISCONNECT_GRACE_S="0", HEARTBEAT_S="60")
-    stream = await (await nginx(server)).ask("hi")
+    stream = await (await nginx(server.url)).ask("hi")
     await stream.until("text_delta")
     stream.close()
     async with asyncio.timeout(5):

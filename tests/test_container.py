@@ -182,7 +182,8 @@ def is_healthy(podman: Podman) -> bool:
 
 def test_the_image_gets_what_it_runs_and_nothing_else(podman: Podman, image: str) -> None:
     sources = [*ROOT.glob("*.py"), *(path for path in ROOT.glob("static/**/*") if path.is_file())]
-    wanted = {str(path.relative_to(ROOT)) for path in sources} | {"README.md", "requirements.txt"}
+    wanted = {str(path.relative_to(ROOT)) for path in sources}
+    wanted |= {"README.md", "requirements.txt", "deploy/requirements.txt"}
     assert podman.files(image, "app") == wanted
     # Nor is anything else sent to the engine, whatever a Dockerfile might then copy of it.
     podman.build("context", ROOT, "FROM scratch\nCOPY . /\n")
@@ -194,7 +195,8 @@ def test_a_change_of_the_code_installs_nothing_again(
 ) -> None:
     for name in ("Dockerfile", ".dockerignore", "requirements.txt", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "static", tmp_path / "static")
+    for name in ("static", "deploy"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "app.py").write_text("# changed\n")
     steps = re.split("^STEP ", podman.build("changed", tmp_path), flags=re.MULTILINE)
     (install,) = (step for step in steps if "pip install" in step)

@@ -897,7 +897,7 @@ Serve = Callable[[Promise], Awaitable[tuple[str, str, bool]]]
 
 
 @asynccontextmanager
-async def servers(url: str, token: str) -> AsyncIterator[Serve]:
+async def servers(url: str, token: str, **engines: str) -> AsyncIterator[Serve]:
     """Give the deployment for a promise: the one at the URL, else one started here."""
     started: dict[str, str] = {}
     async with AsyncExitStack() as stack:
@@ -914,7 +914,7 @@ async def servers(url: str, token: str) -> AsyncIterator[Serve]:
                 return url, token, False
             name = str(settings)
             if name not in started:
-                environ = {**HERE, **settings}
+                environ = {**HERE, **engines, **settings}
                 process = run_app(folder / f"log-{len(started)}", **environ)
                 started[name] = (await stack.enter_async_context(process)).url
             return started[name], HERE["API_TOKEN"], True
@@ -929,9 +929,19 @@ async def hold(promise: Promise, serve: Serve) -> None:
             await promise.check(server)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def serve() -> AsyncIterator[Serve]:
-    async with servers(BASE_URL, API_TOKEN) as serve:
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=["there"] if BASE_URL else ["in memory", "in Redis and PostgreSQL"],
+)
+async def serve(request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
+    engines = {}
+    if "Redis" in request.param:
+        postgres = request.getfixturevalue("postgres_server")
+        postgres.start()
+        redis = request.getfixturevalue("redis_server")
+        engines = {"REDIS_URL": redis.url, "DATABASE_URL": postgres.url}
+    async with servers(BASE_URL, API_TOKEN, **engines) as serve:
         yield serve
 
 

@@ -7,12 +7,35 @@ import asyncio
 import json
 import math
 import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 import events
-from events import EventLog, StreamEvent, encode_comment, encode_event, encode_retry
+from events import (
+    EventLog,
+    MemoryStore,
+    StreamEvent,
+    encode_comment,
+    encode_event,
+    encode_retry,
+)
+from shared import open_redis
+from tests.conftest import on_both
+
+NewLog = Callable[[], EventLog]
+
+
+@pytest.fixture
+async def new_log(log_in: dict[str, str]) -> AsyncIterator[NewLog]:
+    """Make empty logs, in memory or in Redis."""
+    if not log_in:
+        yield lambda: MemoryStore().log("")
+        return
+    async with open_redis(log_in["redis_url"], 60, 60) as store:
+        yield lambda: store.log(store.new_id())
+
 
 FRAMES = [
     (StreamEvent("done"), 1, b'id: 1\nevent: done\ndata: {"type":"done"}\n\n'),
@@ -79,19 +102,23 @@ def test_the_retry_block_stands_alone() -> None:
     assert encode_retry() == b"retry: 2000\n\n"
 
 
-def test_ids_count_from_one_without_a_gap() -> None:
-    log = EventLog()
+@on_both
+async def test_ids_count_from_one_without_a_gap(new_log: NewLog) -> None:
+    log = new_log()
     assert [log.append(StreamEvent("thinking", content=str(n))) for n in range(3)] == [1, 2, 3]
+    await log.flush()
     assert log.last_id == 3
     assert log.size == len(log.read(0, 10**6)[0])
 
 
-def test_every_cursor_and_every_piece_size_give_the_same_bytes() -> None:
-    log = EventLog()
+@on_both
+async def test_every_cursor_and_every_piece_size_give_the_same_bytes(new_log: NewLog) -> None:
+    log = new_log()
     frames = []
     for n in range(20):
         event = StreamEvent("text_delta", content="字" * n, message_id="m")
         frames.append(encode_event(event, log.append(event)))
+    await log.flush()
     for after in range(21):
         for max_bytes in (1, 100, 500, 10**6):
             pieces, cursor = [], after
@@ -103,24 +130,29 @@ def test_every_cursor_and_every_piece_size_give_the_same_bytes() -> None:
     assert log.read(20, 100) == (b"", 20)
 
 
-def test_an_event_beyond_the_limit_leaves_the_log_as_it_was() -> None:
-    log = EventLog()
+@on_both
+async def test_an_event_beyond_the_limit_leaves_the_log_as_it_was(new_log: NewLog) -> None:
+    log = new_log()
     log.append(StreamEvent("thinking", content="x"))
+    await log.flush()
     before = log.read(0, 10**6)
     with pytest.raises(OverflowError):
         log.append(StreamEvent("thinking", content="y"), max_bytes=log.size)
+    await log.flush()
     assert log.read(0, 10**6) == before
 
 
-def test_nothing_follows_the_end() -> None:
-    log = EventLog()
+@on_both
+async def test_nothing_follows_the_end(new_log: NewLog) -> None:
+    log = new_log()
     log.close()
     with pytest.raises(RuntimeError):
         log.append(StreamEvent("thinking", content="x"))
 
 
-async def test_a_reader_waits_for_what_follows_its_cursor() -> None:
-    log = EventLog()
+@on_both
+async def test_a_reader_waits_for_what_follows_its_cursor(new_log: NewLog) -> None:
+    log = new_log()
     readers = [asyncio.create_task(log.wait(0, 60)) for _ in range(3)]
     await asyncio.sleep(0)
     assert not any(reader.done() for reader in readers)
@@ -133,8 +165,9 @@ async def test_a_reader_waits_for_what_follows_its_cursor() -> None:
     assert await late
 
 
-async def test_a_silent_log_ends_the_wait_in_time_and_keeps_no_waiter() -> None:
-    log = EventLog()
+@on_both
+async def test_a_silent_log_ends_the_wait_in_time_and_keeps_no_waiter(new_log: NewLog) -> None:
+    log = new_log()
     assert not await log.wait(0, 0.001)
     gone = asyncio.create_task(log.wait(0, 60))
     await asyncio.sleep(0)

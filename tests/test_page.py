@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from aiohttp import web
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
 
 from tests.conftest import ROOT, Process, listen
+from tests.programs import install, require
 from tests.upstream import STALL, Upstream, text, tool_call
 
 Launch = Callable[..., Awaitable[Process]]
@@ -25,34 +25,6 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-
-
-def require(*names: str) -> str:
-    """Return the path of a program; without it the test is skipped, save where CI is set."""
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        missing = f"none of {names} is installed"
-        if "CI" in os.environ:
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
-
-
-def install(path: Path, *packages: str) -> None:
-    """Install npm's packages in a folder; where that is not possible the test is skipped."""
-    flags = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts")
-    done = subprocess.run(
-        [require("npm"), "install", *flags, *packages],
-        cwd=path,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    if done.returncode:
-        if "CI" in os.environ:
-            pytest.fail(done.stderr)
-        pytest.skip("npm cannot install the packages")
 
 
 @pytest.fixture

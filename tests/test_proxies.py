@@ -13,8 +13,8 @@ import pytest
 
 from tests.client import Client
 from tests.conftest import ROOT, Process
+from tests.programs import require
 from tests.test_clients import ARRIVAL_PACE, read_deltas
-from tests.test_page import require
 from tests.upstream import STALL, Upstream, text
 
 CADDYFILE = (ROOT / "deploy/Caddyfile").read_text()

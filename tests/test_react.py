@@ -16,7 +16,8 @@ from playwright.async_api import Browser, Page, Route, expect
 
 from app import REACT_POLICY
 from tests.conftest import ROOT, Process
-from tests.test_page import Launch, browser, install, require  # noqa: F401
+from tests.programs import install, require
+from tests.test_page import Launch, browser  # noqa: F401
 from tests.upstream import STALL, Upstream, text
 
 REACT = ROOT / "static/react"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-from app import VERSION
+import yaml
+
+from app import VERSION, Settings
 from tests.conftest import ROOT
 
 
@@ -17,3 +19,16 @@ def test_every_link_of_the_readme_into_the_repository_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_composition_sets_what_there_is_to_set() -> None:
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    names = {name.lower() for name in services["agent"]["environment"]}
+    assert names <= Settings.__dataclass_fields__.keys()
+    # What it replaces in the configuration for nginx is there, once.
+    replaced = services["nginx"]["command"][2].split("/")[1]
+    assert (ROOT / "deploy/nginx.conf").read_text().count(f"server {replaced};") == 1
+    (volume,) = services["nginx"]["volumes"]
+    assert (ROOT / "deploy" / volume.split(":")[0]).is_file()
+    (requirements,) = services["agent"]["build"]["args"].values()
+    assert (ROOT / requirements).is_file()

@@ -1,0 +1,123 @@
+"""Redis and PostgreSQL, from the system's packages, on free ports, stopped and started at will."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.programs import require
+
+PATIENCE_S = 20
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A Redis: a ``cluster`` of one node takes no command that touches keys of two hash tags; what
+    is ``durable`` outlives its stop."""
+
+    def __init__(self, folder: Path, cluster: bool = False, durable: bool = False) -> None:
+        self._program = require("redis-server")
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._cluster = cluster
+        self._options = ["--appendonly", "yes" if durable else "no", "--appendfsync", "always"]
+        self._options += ["--cluster-enabled", "yes" if cluster else "no"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+                + ["--dir", str(self._folder), *self._options],
+                stdout=log,
+                stderr=log,
+            )
+        self._until(lambda client: client.ping())
+        if self._cluster:
+            with self.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            self._until(lambda client: client.set("ready", "", px=1))
+
+    def _until(self, answers: Callable[[Any], Any]) -> None:
+        ends = time.monotonic() + PATIENCE_S
+        while True:
+            with suppress(RedisError), self.client() as client:
+                if answers(client):
+                    return
+            assert time.monotonic() < ends, (self._folder / "redis.log").read_text()
+            time.sleep(0.01)  # Nothing else tells.
+
+    def client(self) -> Any:
+        return Redis.from_url(self.url, socket_timeout=5, retry=None)
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Postgres:
+    """A cluster of PostgreSQL's own kind, in a folder that its user owns."""
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        self._bin = Path(require("pg_ctl", *(str(path / "pg_ctl") for path in found))).parent
+        self._folder = folder / "postgres"
+        self._folder.mkdir()
+        self.port = free_port()
+        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        # It refuses to run as root.
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            self._as = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            for path in (*folder.parents, folder):
+                if path.stat().st_uid == 0 and path.is_relative_to("/tmp") and path != Path("/tmp"):
+                    path.chmod(0o755)
+            os.chown(self._folder, *self._owner())
+        self._running = False
+        self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
+
+    @staticmethod
+    def _owner() -> tuple[int, int]:
+        import pwd
+
+        user = pwd.getpwnam("postgres")
+        return user.pw_uid, user.pw_gid
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._bin / program), "-D", str(self._folder / "data"), *arguments],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            timeout=60,
+            **self._as,
+        )
+
+    def start(self) -> None:
+        options = f"-p {self.port} -h 127.0.0.1 -k '' -c fsync=off"
+        log = str(self._folder / "log")
+        if not self._running:
+            self._run("pg_ctl", "-w", "-l", log, "-o", options, "start")
+        self._running = True
+
+    def stop(self) -> None:
+        if self._running:
+            self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+        self._running = False
