@@ -7,11 +7,9 @@ the server goes), ``after_s`` which pause, and whether to ``hold`` the answer op
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
-from itertools import cycle, islice
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -22,7 +20,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 
-from tests.bench.upstream import PIECES, pace
+from tests.bench.upstream import pace
 
 
 class ScriptedModel(BaseChatModel):

@@ -53,9 +53,9 @@ class Stream(asyncio.Protocol):
         if self._transport:
             self._transport.abort()
 
-    @property
-    def head(self) -> str:
-        return self._received.partition(b"\r\n\r\n")[0].decode()
+    def header(self, name: str) -> str:
+        head = self._received.partition(b"\r\n\r\n")[0].decode()
+        return head.split(f"\r\n{name}: ")[1].split("\r\n")[0]
 
     def body(self) -> bytes:
         """Return the body of the answer, taken out of its chunks."""

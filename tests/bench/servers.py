@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PLAIN = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
 """The interpreter of an environment that has ``requirements.txt`` alone."""
 
-SERVER_CORE, LOAD_CORE = 0, 1
+CORES = sorted(os.sched_getaffinity(0))[:2]
+"""One for the server, one for the load."""
+
 PORT, UPSTREAM_PORT = 18080, 18081
 UPSTREAM = f"http://127.0.0.1:{UPSTREAM_PORT}/v1"
 START_S = 60
@@ -53,28 +55,32 @@ SERVERS = (
     Server("c", "aiohttp-sse, stream modes", _python("aiohttp_sse")),
     Server("d", "Starlette, frames by hand, stream modes", _uvicorn("starlette")),
     Server("e", "the model alone, on a socket", _python("floor")),
-    Server("ours", "app.py, requirements.txt alone", _ours(str(PLAIN)), ours=True),
-    Server("ours+", "app.py, with uvloop and httpx-aiohttp", _ours(sys.executable), ours=True),
+    Server("ours", "app.py, as requirements.txt installs it", _ours(str(PLAIN)), ours=True),
+    Server("ours+", "app.py, and uvloop", _ours(sys.executable), ours=True),
 )
 
 
 def make_plain() -> None:
-    """Make the environment of what is installed by requirements.txt alone, of the same versions."""
-    if PLAIN.exists():
+    """Make an environment with what requirements.txt installs, in the versions that we have."""
+    required, known = ROOT / "requirements.txt", PLAIN.parents[1] / "versions.txt"
+    pip = (sys.executable, "-m", "pip")
+    versions = subprocess.check_output([*pip, "freeze"], text=True)
+    if known.exists() and known.read_text() == versions:
         return
-    subprocess.run([sys.executable, "-m", "venv", PLAIN.parents[1]], check=True)
-    pip = (sys.executable, "-m", "pip", "--python", PLAIN)
-    with tempfile.NamedTemporaryFile("w") as versions:
-        versions.write(subprocess.check_output([*pip[:3], "freeze"], text=True))
-        versions.flush()
-        required = ("-r", ROOT / "requirements.txt", "-c", versions.name)
-        subprocess.run([*pip, "install", "-q", *required], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", PLAIN.parents[1]], check=True)
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write(versions)
+        file.flush()
+        install = ("--python", PLAIN, "install", "-q", "-r", required, "-c", file.name)
+        subprocess.run([*pip, *install], check=True)
+    known.write_text(versions)
 
 
 class Process:
     """A running server, alone on its core."""
 
-    def __init__(self, process: subprocess.Popen[bytes], started_s: float) -> None:
+    def __init__(self, server: Server, process: subprocess.Popen[bytes], started_s: float) -> None:
+        self.server = server
         self._process = process
         self.started_s = started_s
         """From the start of the process to its first 200."""
@@ -109,14 +115,14 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
         environ |= model if upstream else {"AGENT": "tests.bench.graph:graph"}
     elif upstream:
         environ |= {"BENCH_UPSTREAM": UPSTREAM}
-    with spawned(server.command, SERVER_CORE, environ) as (process, log):
+    with spawned(server.command, CORES[0], environ) as (process, log):
         began = time.monotonic()
         while not answers(f"http://127.0.0.1:{PORT}/healthz"):
             if process.poll() is not None or time.monotonic() - began > START_S:
                 raise RuntimeError(f"{server.name} did not start:\n{log()}")
             time.sleep(0.005)
         try:
-            yield Process(process, time.monotonic() - began)
+            yield Process(server, process, time.monotonic() - began)
         except Exception as error:
             error.add_note(f"{server.name} had said:\n{log()[-2000:]}")
             raise
@@ -125,7 +131,7 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
 @contextmanager
 def running_upstream() -> Iterator[None]:
     command = (sys.executable, "-m", "tests.bench.upstream", str(UPSTREAM_PORT))
-    with spawned(command, LOAD_CORE, dict(os.environ)):
+    with spawned(command, CORES[1], dict(os.environ)):
         while True:
             try:
                 socket.create_connection(("127.0.0.1", UPSTREAM_PORT)).close()

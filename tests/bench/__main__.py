@@ -1,0 +1,137 @@
+"""Measure every server in turn, pass after pass, and write ``results.json``, table and plot."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.bench.load import Wrong
+from tests.bench.report import Results, plot, table
+from tests.bench.servers import CORES, SERVERS, Server, make_plain, running, running_upstream
+from tests.bench.works import QUICK, WORKS, Figures, Sizes, Work
+
+PACKAGES = (
+    "aiohttp",
+    "langgraph",
+    "langchain-core",
+    "langchain-openai",
+    "openai",
+    "uvloop",
+    "fastapi",
+    "starlette",
+    "sse-starlette",
+    "aiohttp-sse",
+    "uvicorn",
+)
+WORK_S = 300
+"""The longest that a work may take on one server."""
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--passes", type=int, default=5, metavar="N")
+    parser.add_argument("--only", metavar="1,3", help="these works alone")
+    parser.add_argument("--servers", metavar="a,ours", help="these servers alone")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it works")
+    folder = Path(__file__).resolve().parent / "results"
+    parser.add_argument("--out", type=Path, default=folder, metavar="FOLDER")
+    return parser.parse_args()
+
+
+def measure(server: Server, work: Work, sizes: Sizes) -> Figures:
+    """Return the figures of one work on a server that is started for it."""
+
+    async def in_time() -> Figures:
+        async with asyncio.timeout(WORK_S):
+            return await work.measure(process, sizes)
+
+    with ExitStack() as stack:
+        if work.upstream:
+            stack.enter_context(running_upstream())
+        process = stack.enter_context(running(server, work.upstream))
+        return asyncio.run(in_time())
+
+
+def measure_all(
+    servers: Sequence[Server], works: dict[int, Work], passes: int, sizes: Sizes
+) -> tuple[Results, list[str]]:
+    """Return the figures, by name and server one a pass, and why some of them are void."""
+    results: Results = {}
+    void = []
+    for number in range(passes):
+        for key, work in works.items():
+            for server in servers:
+                if work.ours_only and not server.ours:
+                    continue
+                figures: Figures = {}
+                try:
+                    figures = measure(server, work, sizes)
+                except (Wrong, TimeoutError, RuntimeError) as error:
+                    notes = " ".join(getattr(error, "__notes__", ()))
+                    print(f"void: {server.name}, work {key}: {error!r} {notes}", file=sys.stderr)
+                    void.append(f"{server.name} in work {key}, pass {number + 1}")
+                for name in work.units:
+                    by_server = results.setdefault(f"{key} {name}", {})
+                    by_server.setdefault(server.name, []).append(figures.get(name))
+                told = "  ".join(f"{n} {v:.4g} {work.units[n]}" for n, v in figures.items())
+                print(f"pass {number + 1}  work {key}  {server.name:6}{told}", flush=True)
+    return results, void
+
+
+def describe(arguments: argparse.Namespace, void: list[str]) -> dict[str, Any]:
+    """Return what has to be known of a measurement to judge it, or to repeat it."""
+    cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
+    processor = cpu.strip("\t: ") or platform.machine()
+    return {
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
+        "passes": arguments.passes,
+        "cores": f"{processor}, server on core {CORES[0]}, load on core {CORES[1]}",
+        "versions": {"Python": platform.python_version(), "Linux": platform.release()}
+        | {package: version(package) for package in PACKAGES},
+        "void": void,
+    }
+
+
+def main() -> None:
+    arguments = read_arguments()
+    chosen = [int(key) for key in arguments.only.split(",")] if arguments.only else [*WORKS]
+    names = arguments.servers.split(",") if arguments.servers else [s.name for s in SERVERS]
+    servers = [server for server in SERVERS if server.name in names]
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    make_plain()
+    os.sched_setaffinity(0, {CORES[1]})
+    for server in servers:
+        with running(server):  # What the first start compiles is no cost of the others.
+            pass
+    results, void = measure_all(
+        servers,
+        {key: WORKS[key] for key in chosen},
+        arguments.passes,
+        QUICK if arguments.quick else Sizes(),
+    )
+    about = describe(arguments, void)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    document = json.dumps({**about, "results": results}, indent=1, ensure_ascii=False)
+    (arguments.out / "results.json").write_text(document + "\n")
+    (arguments.out / "table.md").write_text(text := table(results, about))
+    plot(results, arguments.out / "plot")
+    print(f"\n{text}\nWritten to {arguments.out}")
+    sys.exit(bool(void))
+
+
+if __name__ == "__main__":
+    main()
