@@ -19,7 +19,15 @@ from typing import Any
 
 from tests.bench.load import Wrong
 from tests.bench.report import Results, plot, table
-from tests.bench.servers import CORES, SERVERS, Server, make_plain, running, running_upstream
+from tests.bench.servers import (
+    CORES,
+    SERVERS,
+    Server,
+    make_plain,
+    running,
+    running_redis,
+    running_upstream,
+)
 from tests.bench.works import QUICK, WORKS, Figures, Sizes, Work
 
 PACKAGES = (
@@ -34,6 +42,7 @@ PACKAGES = (
     "sse-starlette",
     "aiohttp-sse",
     "uvicorn",
+    "redis",
 )
 WORK_S = 300
 """The longest that a work may take on one server."""
@@ -60,6 +69,8 @@ def measure(server: Server, work: Work, sizes: Sizes) -> Figures:
     with ExitStack() as stack:
         if work.upstream:
             stack.enter_context(running_upstream())
+        if server.redis:
+            stack.enter_context(running_redis())
         process = stack.enter_context(running(server, work.upstream))
         return asyncio.run(in_time())
 
@@ -73,7 +84,7 @@ def measure_all(
     for number in range(passes):
         for key, work in works.items():
             for server in servers:
-                if work.ours_only and not server.ours:
+                if not work.who(server):
                     continue
                 figures: Figures = {}
                 try:
@@ -114,9 +125,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     make_plain()
     os.sched_setaffinity(0, {CORES[1]})
-    for server in servers:
-        with running(server):  # What the first start compiles is no cost of the others.
-            pass
+    with running_redis():
+        for server in servers:
+            with running(server):  # What the first start compiles is no cost of the others.
+                pass
     results, void = measure_all(
         servers,
         {key: WORKS[key] for key in chosen},

@@ -22,8 +22,9 @@ PLAIN = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
 CORES = sorted(os.sched_getaffinity(0))[:2]
 """One for the server, one for the load."""
 
-PORT, UPSTREAM_PORT = 18080, 18081
+PORT, UPSTREAM_PORT, REDIS_PORT = 18080, 18081, 18082
 UPSTREAM = f"http://127.0.0.1:{UPSTREAM_PORT}/v1"
+REDIS_URL = f"redis://127.0.0.1:{REDIS_PORT}"
 START_S = 60
 
 
@@ -35,6 +36,8 @@ class Server:
     about: str
     command: tuple[str, ...]
     ours: bool = False
+    redis: bool = False
+    """Whether its runs are in Redis, which runs on the core of the load."""
 
 
 def _uvicorn(module: str) -> tuple[str, ...]:
@@ -57,11 +60,15 @@ SERVERS = (
     Server("e", "the model alone, on a socket", _python("floor")),
     Server("ours", "app.py, as requirements.txt installs it", _ours(str(PLAIN)), ours=True),
     Server("ours+", "app.py, and uvloop", _ours(sys.executable), ours=True),
+    Server("redis", "app.py, its runs in Redis", _ours(str(PLAIN)), ours=True, redis=True),
 )
 
 
 def make_plain() -> None:
-    """Make an environment with what requirements.txt installs, in the versions that we have."""
+    """Make an environment with what requirements.txt installs, in the versions that we have.
+
+    And with redis, which nothing imports where no REDIS_URL is set.
+    """
     required, known = ROOT / "requirements.txt", PLAIN.parents[1] / "versions.txt"
     pip = (sys.executable, "-m", "pip")
     versions = subprocess.check_output([*pip, "freeze"], text=True)
@@ -71,8 +78,8 @@ def make_plain() -> None:
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(versions)
         file.flush()
-        install = ("--python", PLAIN, "install", "-q", "-r", required, "-c", file.name)
-        subprocess.run([*pip, *install], check=True)
+        install = ("--python", PLAIN, "install", "-q", "-r", required, "redis[hiredis]")
+        subprocess.run([*pip, *install, "-c", file.name], check=True)
     known.write_text(versions)
 
 
@@ -113,6 +120,7 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
         environ |= {"MAX_RUNS": "100000"}
         model = {"OPENAI_BASE_URL": UPSTREAM, "OPENAI_MODEL": "bench"}
         environ |= model if upstream else {"AGENT": "tests.bench.graph:graph"}
+        environ |= {"REDIS_URL": REDIS_URL} if server.redis else {}
     elif upstream:
         environ |= {"BENCH_UPSTREAM": UPSTREAM}
     with spawned(server.command, CORES[0], environ) as (process, log):
@@ -132,13 +140,24 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
 def running_upstream() -> Iterator[None]:
     command = (sys.executable, "-m", "tests.bench.upstream", str(UPSTREAM_PORT))
     with spawned(command, CORES[1], dict(os.environ)):
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", UPSTREAM_PORT)).close()
-                break
-            except OSError:
-                time.sleep(0.01)
+        wait_for(UPSTREAM_PORT)
         yield
+
+
+@contextmanager
+def running_redis() -> Iterator[None]:
+    command = ("redis-server", "--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", "")
+    with spawned(command, CORES[1], dict(os.environ)):
+        wait_for(REDIS_PORT)
+        yield
+
+
+def wait_for(port: int) -> None:
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.01)
 
 
 @contextmanager

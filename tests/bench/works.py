@@ -9,8 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from redis.asyncio import Redis
+
 from tests.bench.load import Stream, get, post, start, whole
-from tests.bench.servers import Process
+from tests.bench.servers import REDIS_URL, Process, Server
 
 Figures = dict[str, float]
 
@@ -56,7 +58,8 @@ class Work:
     """The unit of each figure, by its name."""
     upstream: bool = False
     """Whether the model is ``ChatOpenAI``, and its provider runs beside."""
-    ours_only: bool = False
+    who: Callable[[Server], bool] = lambda server: True
+    """Whether it is asked of a server."""
 
 
 async def cost_us(process: Process, request: bytes, count: int, tokens: int) -> float:
@@ -206,6 +209,30 @@ async def one_after_another(process: Process, count: int, tokens: int) -> float:
     return process.cpu_us() - before
 
 
+async def in_redis(process: Process, sizes: Sizes) -> Figures:
+    await warm_up()
+    async with Redis.from_url(REDIS_URL) as redis:
+        before, tokens = await redis.info(), sizes.tokens
+        await whole(post({"tokens": tokens}), sizes.streams, tokens)
+        between = await redis.info()
+        paced_tokens, per_s = 20 * sizes.paced_s, 20
+        await whole(
+            post({"tokens": paced_tokens, "per_s": per_s}), sizes.paced_streams, paced_tokens
+        )
+        after = await redis.info()
+    flooded, paced = sizes.streams * tokens, sizes.paced_streams * paced_tokens
+    return {
+        "flooded": _redis_us(between, before) / flooded,
+        "paced": _redis_us(after, between) / paced,
+        "memory": (between["used_memory"] - before["used_memory"]) / flooded,
+    }
+
+
+def _redis_us(after: dict[str, float], before: dict[str, float]) -> float:
+    """Return the processor time that Redis used between two of its reports."""
+    return 1e6 * sum(after[name] - before[name] for name in ("used_cpu_user", "used_cpu_sys"))
+
+
 def _first_units() -> dict[str, str]:
     names = [f"{name} {n}" for n in Sizes().starts for name in ("event", "token")]
     return {each: "ms" for name in names for each in (name, f"{name} p99")}
@@ -247,7 +274,7 @@ WORKS = {
             "1 reader, paced": "µs",
             "10 readers, paced": "µs",
         },
-        ours_only=True,
+        who=lambda server: server.ours,
     ),
     6: Work(
         "Time from the start of the process to its first answer, and resident memory then",
@@ -258,5 +285,12 @@ WORKS = {
         "Processor time of a run, and of a token beyond that, in runs of 100 tokens and of 10,000",
         long_run,
         {"run": "ms", "short": "µs", "long": "µs"},
+    ),
+    8: Work(
+        "What Redis itself spends on a token, made in the process: processor time flooded, 20 "
+        "streams, and paced, 60 at 20 tokens a second, and memory",
+        in_redis,
+        {"flooded": "µs", "paced": "µs", "memory": "B"},
+        who=lambda server: server.redis,
     ),
 }
