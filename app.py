@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
@@ -288,11 +289,11 @@ class Run:
         heartbeat_s = self._settings.heartbeat_s
         self._tell(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
         await self.log.flush()
-        logger.info("run=%s thread=%s started", self.id, self.thread_id)
         self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
         self.begun.set_result(None)
         for _ in range(6):  # In so many steps of the loop the response is on its way.
             await asyncio.sleep(0)
+        logger.info("run=%s thread=%s started", self.id, self.thread_id)
         work = asyncio.create_task(self._work())
         try:
             async with asyncio.timeout(timeout_s):
@@ -587,8 +588,8 @@ class Runs:
             self._threads.popitem(last=False)
         elif excess > 0:
             running = {run.thread_id for run in self._driving}
-            idle = [thread_id for thread_id in self._threads if thread_id not in running]
-            for thread_id in idle[:excess]:
+            idle = (thread_id for thread_id in self._threads if thread_id not in running)
+            for thread_id in [*islice(idle, excess)]:
                 task = asyncio.create_task(self._forget(thread_id))
                 self._forgetting.add(task)
                 task.add_done_callback(self._forgetting.discard)

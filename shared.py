@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -50,6 +50,11 @@ SPARE_S = 60
 
 ANSWER_S = 2.0
 """How long Redis may take to answer; longer than it blocks by itself."""
+
+COMMANDS_AT_ONCE = 16
+FOLLOWED_AT_ONCE = 100_000
+"""Redis is asked on so many connections: short commands wait for one of a few, and what waits in
+Redis has one of its own. The package's limit, 100, fails instead of waiting."""
 
 SEND_EVERY_S = 0.005
 URGENT = 10
@@ -274,13 +279,15 @@ def owner_of(run_id: str) -> str:
 class RedisStore:
     """What the runs of all replicas share: their logs, claims on names, and who is alive."""
 
-    def __init__(self, redis: Redis, longest_s: float, ttl_s: float) -> None:
+    def __init__(self, redis: Redis, waiting: Redis, longest_s: float, ttl_s: float) -> None:
         self.replica = secrets.token_hex(4)
         self.away = False
         """Whether Redis does not answer."""
         self.owned: Callable[[str], Owned | None] = lambda run_id: None
         """Finds a run of this replica by its id."""
-        self._redis: Any = redis  # Its types have every shape that an answer could have.
+        # Their types have every shape that an answer could have.
+        self._redis: Any = redis
+        self._waiting: Any = waiting
         # Redis counts milliseconds in 64 bits.
         self._running_ms = min(10**12, round(1000 * (longest_s + ttl_s + SPARE_S)))
         self._ended_ms = min(10**12, max(1, round(1000 * ttl_s)))
@@ -346,7 +353,7 @@ class RedisStore:
                 self._tell_owner(run)
                 told = self._loop.time()
             try:
-                if found := await self._redis.xread({stream: f"{log.last_id}-0"}, block=BLOCK_MS):
+                if found := await self._waiting.xread({stream: f"{log.last_id}-0"}, block=BLOCK_MS):
                     log.adopt(found[0][1])
                 elif await self._is_dead(run.owner):
                     await self._bury(log)
@@ -496,7 +503,7 @@ class RedisStore:
     async def deliver(self) -> None:
         """Send what is to be sent, all of one turn of the loop in one go, and again where it
         failed: a log's events cannot come twice, and all else does no harm twice."""
-        connection = await self._redis.connection_pool.get_connection()
+        connection = await self._waiting.connection_pool.get_connection()
         connection.socket_timeout = None  # One time-out for each go costs less than for each call.
         while True:
             await self._work.wait()
@@ -627,7 +634,7 @@ class RedisStore:
             await self._back.wait()
             try:
                 # Shorter than the time after which a silent connection counts as lost.
-                if found := await self._redis.blpop([inbox_of(self.replica)], timeout=1):
+                if found := await self._waiting.blpop([inbox_of(self.replica)], timeout=1):
                     self._hear(found[1].decode())
             except FAILURES as error:
                 self._lose(error)
@@ -667,15 +674,20 @@ def closing_events(
 async def open_redis(url: str, longest_s: float, ttl_s: float) -> AsyncIterator[RedisStore]:
     """Open the store for a replica whose runs take ``longest_s`` at most and are kept for
     ``ttl_s``. Raises what the redis package raises where Redis does not answer."""
-    # Nothing is tried again in there, since each command here has its own way to.
-    redis = Redis.from_url(
-        url,
-        socket_timeout=ANSWER_S,
-        socket_connect_timeout=ANSWER_S,
-        retry=Retry(NoBackoff(), 0),
+    options: Any = {
+        "socket_timeout": ANSWER_S,
+        "socket_connect_timeout": ANSWER_S,
+        # Nothing is tried again in there, since each command here has its own way to.
+        "retry": Retry(NoBackoff(), 0),
+    }
+    few = BlockingConnectionPool.from_url(
+        url, max_connections=COMMANDS_AT_ONCE, timeout=None, **options
     )
-    async with redis:
-        store = RedisStore(redis, longest_s, ttl_s)
+    async with (
+        Redis.from_pool(few) as redis,
+        Redis.from_url(url, max_connections=FOLLOWED_AT_ONCE, **options) as waiting,
+    ):
+        store = RedisStore(redis, waiting, longest_s, ttl_s)
         await store.renew()
         work = [asyncio.create_task(task()) for task in (store.stay, store.deliver, store.listen)]
         try:

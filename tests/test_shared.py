@@ -135,6 +135,19 @@ async def test_every_event_can_be_resumed_on_the_other_replica_at_once(
     assert whole.raw == raw
 
 
+async def test_hundreds_of_runs_start_at_once_and_are_followed_on_the_other_replica(
+    launch: Launch, redis: RedisServer
+) -> None:
+    one, other = await pair(launch, redis, MAX_RUNS="300", DEMO_TOKENS_PER_S="0")
+    streams = await asyncio.gather(*(one.ask("wait 2") for _ in range(250)))
+    run_ids = [(await stream.until("start"))["run_id"] for stream in streams]
+    followed = await asyncio.gather(*(other.follow(run_id) for run_id in run_ids))
+    ended = await joined(*streams, *followed)
+    assert {events[-1]["reason"] for events in ended} == {"completed"}
+    for stream, copy in zip(streams, followed, strict=True):
+        assert bare(stream) == bare(copy)
+
+
 async def test_a_run_is_cancelled_from_the_other_replica(
     launch: Launch, upstream: Upstream, redis: RedisServer
 ) -> None:
