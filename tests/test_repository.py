@@ -7,6 +7,7 @@ import re
 import yaml
 
 from app import VERSION, Settings
+from events import StreamEvent
 from tests.conftest import ROOT
 
 
@@ -19,6 +20,19 @@ def test_every_link_of_the_readme_into_the_repository_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_names_every_setting_event_and_refusal() -> None:
+    readme = (ROOT / "README.md").read_text()
+    code = (ROOT / "app.py").read_text()
+    refusals = re.findall(r'\(\s*\d{3}, "([a-z_]+)"|\d{3}: \("([a-z_]+)"', code)
+    heading, *events = re.findall(r"^ +(\w+)  +\w", StreamEvent.__doc__ or "", re.MULTILINE)
+    assert heading == "type"
+    settings = [name.upper() for name in Settings.__dataclass_fields__]
+    codes = [first or second for first, second in refusals]
+    assert len(codes) > 15
+    assert len(events) > 8
+    assert [name for name in settings + events + codes if f"`{name}`" not in readme] == []
 
 
 def test_the_composition_sets_what_there_is_to_set() -> None:
