@@ -73,6 +73,9 @@ INSIDE_TOOL = "inside_tool"
 ENDED_BY = "ended_by"
 """The mark of a tool message that this module wrote, for a call that its run left open."""
 
+TOLD = "told"
+"""What is told of a tool message instead of its own text."""
+
 TOOL_FAILED = "The tool failed."
 MODEL_FILES = {chat_models.__file__, llms.__file__}
 """The code that every call of a model goes through."""
@@ -114,7 +117,6 @@ class Agent:
             self._memory = InMemorySaver()
             graph = graph.copy({"checkpointer": self._memory})
         self.graph: Pregel[Any, Any, Any, Any] = graph
-        self.failed: dict[str, set[str]] = {}
 
     def keep_threads_in(self, database: Database) -> None:
         """Keep the threads there, save those of a graph that brought its own checkpointer."""
@@ -127,11 +129,18 @@ class Agent:
         return self.database is not None and await self.database.is_away()
 
     def turn(
-        self, thread_id: str, message: str | None = None, answers: dict[str, Any] | None = None
+        self,
+        thread_id: str,
+        message: str | None = None,
+        answers: dict[str, Any] | None = None,
+        texts: Mapping[str, Sequence[str]] | None = None,
     ) -> Turn:
         """Return one pass over the thread: with the user's message, or with ``answers`` to its
-        pending interrupts by id (empty where it waits at a static breakpoint)."""
-        return Turn(self, thread_id, message, answers)
+        pending interrupts by id (empty where it waits at a static breakpoint).
+
+        ``texts`` are the deltas, by message id, of a run that died and that nobody has settled.
+        """
+        return Turn(self, thread_id, message, answers, texts or {})
 
     async def waiting(self, thread_id: str) -> dict[str, Any] | None:
         """Return the thread's pending interrupts by id, None where it waits for nobody.
@@ -142,35 +151,47 @@ class Agent:
         # Subgraphs repeat their interrupts.
         return {i.id: _jsonable(i.value) for i in state.interrupts} if state.next else None
 
-    async def messages(self, thread_id: str) -> list[dict[str, Any]] | None:
-        """Return the conversation so far as plain objects, None for a thread unheard of."""
+    async def messages(
+        self, thread_id: str, unsettled: bool = False
+    ) -> list[dict[str, Any]] | None:
+        """Return the conversation so far as plain objects, None for a thread unheard of.
+
+        ``unsettled`` is whether a run goes on, here or elsewhere.
+        """
         state = await self.graph.aget_state(_config(thread_id))
         if not state.values:
             return None
         history = _history_of(state.values)
-        failed = self.failed.get(thread_id, set())
+        hidden = _hide_failures(history) if unsettled or state.next else []
+        told_instead = {message.id: message for message in hidden}
         tools: dict[str, str] = {}
         told = []
         for message in history:
             tools.update((call["id"], call["name"]) for call in _calls(message))
-            told.append(_tell(message, tools, failed))
+            told.append(_tell(told_instead.get(message.id, message), tools))
         return [message for message in told if message]
 
     async def forget(self, thread_id: str) -> None:
         """Forget the thread, its checkpoints included."""
-        self.failed.pop(thread_id, None)
         await self._saver.adelete_thread(thread_id)
 
     @property
     def _saver(self) -> BaseCheckpointSaver[Any]:
         return cast(BaseCheckpointSaver[Any], self.graph.checkpointer)
 
-    async def settle(self, thread_id: str, turn: Turn | None = None) -> list[AnyMessage]:
+    async def settle(
+        self,
+        thread_id: str,
+        turn: Turn | None = None,
+        texts: Mapping[str, Sequence[str]] | None = None,
+        failed: set[str] | None = None,
+    ) -> list[AnyMessage]:
         """Leave the thread so that its next turn works and knows what its user saw.
 
         A tool call without its result is closed, since every provider refuses a history that has
-        one; text of ``turn`` that the graph did not get to keep is added; what the graph would
-        have done next is dropped. Returns the messages of the thread.
+        one; what the graph did not get to keep is added, the question of ``turn`` and ``texts``;
+        what the graph would have done next is dropped. The calls ``failed`` are marked, so that no
+        exception's text is told of them; None where that is not known. Returns the messages.
         """
         if await self._saver.aget_tuple(_config(thread_id)) is None and turn is None:
             return []
@@ -187,10 +208,12 @@ class Agent:
             await self.graph.aupdate_state(_config(thread_id), None, as_node=END)
         history = await self.history(thread_id) if state.tasks else _history_of(state.values)
         repairs = _close_calls(history, outputs)
+        if failed or state.tasks:
+            repairs += _hide_failures(history, failed)
         known = {message.id for message in history}
         if turn and turn.question and turn.question.id not in known:
             repairs.append(turn.question)
-        for message_id, text in turn.translator.texts.items() if turn else ():
+        for message_id, text in (texts or {}).items():
             if text and message_id not in known:
                 repairs.append(AIMessage("".join(text), id=message_id))
         if not repairs:
@@ -229,14 +252,19 @@ class Turn:
     """One pass of the graph over a thread, as events, and how it is closed when it is stopped."""
 
     def __init__(
-        self, agent: Agent, thread_id: str, message: str | None, answers: dict[str, Any] | None
+        self,
+        agent: Agent,
+        thread_id: str,
+        message: str | None,
+        answers: dict[str, Any] | None,
+        texts: Mapping[str, Sequence[str]],
     ) -> None:
-        # Calls whose tool raised: the graph may have put the exception's text into its message.
-        self.translator = Translator(ToolScope(), agent.failed.setdefault(thread_id, set()))
+        self.translator = Translator(ToolScope())
         self._agent = agent
         self._thread_id = thread_id
         self.question = None if message is None else HumanMessage(message, id=str(uuid4()))
         self._answers = answers
+        self._texts = texts
 
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of the graph's run as they happen, to its end or its next interrupt.
@@ -250,8 +278,9 @@ class Turn:
         given: Any = Command(resume=self._answers) if self._answers else None
         if self.question is None:
             history = await agent.history(thread_id)
+            translator.failed = {message.tool_call_id for message in _hide_failures(history)}
         else:
-            history = await agent.settle(thread_id)
+            history = await agent.settle(thread_id, texts=self._texts)
             given = {"messages": [self.question]}
         translator.carry(history)
         translate: Callable[[Any], Iterator[StreamEvent]] = translator.translate
@@ -267,7 +296,7 @@ class Turn:
                 for event in translate(part):
                     yield event
         if agent.chain is not None:
-            await agent.settle(thread_id, self)
+            await self._keep()
         for event in translator.finish(await agent.history(thread_id)):
             yield event
 
@@ -277,9 +306,18 @@ class Turn:
 
     async def settle(self, reason: str) -> None:
         """Leave the thread ready for its next turn, whatever ended this one."""
-        if reason != "interrupted":
-            await self._agent.settle(self._thread_id, None if reason == "completed" else self)
-            await self._agent.compact(self._thread_id)
+        if reason == "interrupted":
+            return
+        if reason == "completed":
+            await self._agent.settle(self._thread_id, failed=self.translator.failed)
+        else:
+            await self._keep()
+        await self._agent.compact(self._thread_id)
+
+    async def _keep(self) -> None:
+        """Leave the thread in order, with what it did not get to keep of this turn."""
+        told = self.translator
+        await self._agent.settle(self._thread_id, self, told.texts, told.failed)
 
 
 def stream_parts(graph: Pregel[Any, Any, Any, Any], given: Any, config: RunnableConfig) -> Any:
@@ -365,6 +403,26 @@ def _close_calls(
     return repairs
 
 
+def _hide_failures(
+    history: Sequence[AnyMessage], failed: set[str] | None = None
+) -> list[ToolMessage]:
+    """Return the messages of failed tools, marked so that their text, which may be an exception's,
+    is not told. None: of each call since the last question that is told as failed."""
+    hidden = []
+    for message in reversed(history):
+        if isinstance(message, HumanMessage) and failed is None:
+            break
+        if (
+            isinstance(message, ToolMessage)
+            and message.status == "error"
+            and not {TOLD, ENDED_BY} & message.additional_kwargs.keys()
+            and (failed is None or message.tool_call_id in failed)
+        ):
+            marks = {**message.additional_kwargs, TOLD: TOOL_FAILED}
+            hidden.append(message.model_copy(update={"additional_kwargs": marks}))
+    return hidden
+
+
 def _with_calls(message: AnyMessage, calls: Sequence[Mapping[str, Any]]) -> AIMessage:
     kept = [ToolCall(name=c["name"], args=_input(c["args"]), id=c["id"]) for c in calls]
     # A message with neither text nor calls is refused, too.
@@ -382,7 +440,7 @@ def _cancelled(call: Mapping[str, Any]) -> ToolMessage:
     )
 
 
-def _tell(message: AnyMessage, tools: Mapping[str, str], failed: set[str]) -> dict[str, Any] | None:
+def _tell(message: AnyMessage, tools: Mapping[str, str]) -> dict[str, Any] | None:
     """Return a message as a thread's document has it, None for one that is not shown."""
     match message:
         case HumanMessage():
@@ -398,8 +456,6 @@ def _tell(message: AnyMessage, tools: Mapping[str, str], failed: set[str]) -> di
         case ToolMessage():
             call_id = message.tool_call_id
             event = _result(tools.get(call_id) or message.name or "", call_id, message)
-            if call_id in failed and event.status == "error":
-                event.message = TOOL_FAILED
             return {"role": "tool", **{k: v for k, v in event.to_dict().items() if k != "type"}}
     return None
 
@@ -433,9 +489,9 @@ class Translator:
     run ends are closed by who ends it.
     """
 
-    def __init__(self, scope: ToolScope, failed: set[str]) -> None:
+    def __init__(self, scope: ToolScope) -> None:
         self.scope = scope
-        self.failed = failed
+        self.failed: set[str] = set()
         """The ids of the calls whose tool raised."""
         self.texts: dict[str, list[str]] = {}
         """The deltas of each message outside tools by message id, in the order they began."""
@@ -771,7 +827,7 @@ def _result(tool: str, call_id: str, output: Any) -> StreamEvent:
     if isinstance(output, ToolMessage):
         if output.status == "error":
             event.status = output.additional_kwargs.get(ENDED_BY, "error")
-            event.message = str(output.text)
+            event.message = output.additional_kwargs.get(TOLD) or str(output.text)
             return event
         output = str(output.text) if isinstance(output.content, str) else output.content
     try:

@@ -66,8 +66,11 @@ CLOSING_EACH = 400
 """What one of them takes at most, without the names in it."""
 
 STOP_S = 0.5
-"""How long a stopped graph may take to let go, and its thread to be settled, before the run ends
-without it: both have to fit into a shutdown."""
+"""How long a stopped graph may take to let go, and at shutdown its thread to be settled, before the
+run ends without it."""
+
+SETTLE_S = 5.0
+"""How long a thread may take to be settled at any other time."""
 
 DRAIN_S = 3 * STOP_S
 """How long shutdown waits for them, should the store be away."""
@@ -230,6 +233,7 @@ class Run:
         self.status = "running"
         self.answer: str | None = None
         self._settings = settings
+        self._store = store
         self._loop = asyncio.get_running_loop()
         self.begun: asyncio.Future[None] = self._loop.create_future()
         """Fails where the run is refused."""
@@ -368,8 +372,10 @@ class Run:
 
     async def _settle(self, reason: str) -> None:
         try:
-            async with asyncio.timeout(STOP_S):
-                await self._turn.settle(reason)
+            with suppress(Unavailable):
+                if await self._store.holder(_thread(self.thread_id)) not in (None, self.id):
+                    return  # This run was believed dead, and the thread has its next one.
+            await within(STOP_S if reason == "shutdown" else SETTLE_S, self._turn.settle(reason))
         except Exception as error:  # noqa: BLE001  # a checkpointer may raise anything
             log_failure(f"run={self.id} left its thread unsettled", error)
 
@@ -474,7 +480,9 @@ class Runs:
         claim = f"{FORGETTING} {secrets.token_hex(12)}"
         await self._claim_thread(thread_id, claim)
         try:
-            if thread_id not in self._threads and await self.agent.messages(thread_id) is None:
+            # Elsewhere it may have been forgotten already, where a database keeps it.
+            seen = thread_id in self._threads and not self.agent.database
+            if not seen and await self.agent.messages(thread_id) is None:
                 raise unknown_thread(thread_id)
             self._threads.pop(thread_id, None)
             await self.agent.forget(thread_id)
@@ -548,7 +556,9 @@ class Runs:
                 answers = None if asked.message else await self._answers(asked)
                 self._threads[thread_id] = None
                 self._threads.move_to_end(thread_id)
-                reason = await run.drive(self.agent.turn(thread_id, asked.message, answers))
+                texts = await self.store.inherited(_thread(thread_id))
+                turn = self.agent.turn(thread_id, asked.message, answers, texts)
+                reason = await run.drive(turn)
             finally:
                 # Before `done` is told, since whoever reads it may send the next turn at once.
                 await self.store.release(_thread(thread_id), run.id)
@@ -788,11 +798,29 @@ async def chat(request: web.Request) -> web.StreamResponse:
     return await follow(request, run, after=0)
 
 
+async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """Await it for so long, and not for what its end takes where it is cancelled for that.
+
+    Raises TimeoutError.
+    """
+    task = in_background(work)
+    await asyncio.wait({task}, timeout=timeout_s)
+    if not task.done():
+        task.cancel()
+        raise TimeoutError
+    return task.result()
+
+
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Await what is done whole or not at all, also where the client leaves meanwhile."""
+    return await asyncio.shield(in_background(work))
+
+
+def in_background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start it as a task whose failure nobody need ask for."""
     task = asyncio.create_task(work)
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return await asyncio.shield(task)
+    return task
 
 
 async def expect(request: web.Request) -> None:
@@ -830,8 +858,8 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 async def thread_state(request: web.Request) -> web.StreamResponse:
     runs, thread_id = request.app[RUNS], request.match_info["thread_id"]
-    messages = await runs.agent.messages(thread_id)
     run_id = await runs.running_of(thread_id)
+    messages = await runs.agent.messages(thread_id, unsettled=run_id is not None)
     if messages is None and not run_id:
         raise unknown_thread(thread_id)
     document = {"thread_id": thread_id, "run_id": run_id, "messages": messages or []}
@@ -965,6 +993,8 @@ async def read_cursor(request: web.Request, run: AnyRun) -> int:
     if re.fullmatch(r"[0-9]{1,15}", cursor) and int(cursor) > run.log.last_id:
         await run.log.flush()  # Readers elsewhere may be ahead of this copy.
     if not re.fullmatch(r"[0-9]{1,15}", cursor) or int(cursor) > run.log.last_id:
+        if request.app[RUNS].store.degraded:
+            raise Unavailable
         raise Refusal(
             400,
             "invalid_last_event_id",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ class Database:
         self,
         saver: BaseCheckpointSaver[Any],
         prune: Callable[[str], Awaitable[Any]],
-        ping: Callable[[], Awaitable[Any]],
+        ping: Callable[[], Coroutine[Any, Any, Any]],
     ) -> None:
         self.saver = saver
         self._prune = prune
@@ -48,12 +48,12 @@ class Database:
         """Whether the database does not answer, asked at most every `PING_S`."""
         if (now := time.monotonic()) - self._asked_at > PING_S:
             self._asked_at = now
-            try:
-                async with asyncio.timeout(PING_S):
-                    await self._ping()
-                self._answers = True
-            except Exception:  # noqa: BLE001  # whatever its package raises
-                self._answers = False
+            asking = asyncio.create_task(self._ping())
+            # Not a time-out around it: psycopg waits for seconds more where it is cancelled.
+            await asyncio.wait({asking}, timeout=PING_S)
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+            asking.cancel()
+            self._answers = asking.done() and not asking.cancelled() and not asking.exception()
         return not self._answers
 
 
@@ -125,8 +125,11 @@ async def _open_postgres(url: str) -> AsyncIterator[Database]:
         async with pool.connection() as connection:
             await connection.execute("SELECT 1")
 
-    async with pool:
-        saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
-        # Its own lock is for a single connection; here each user has one of the pool's.
-        saver.lock = asyncio.Semaphore(POOL_SIZE)  # type: ignore[assignment]
+    saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
+    # Its own lock is for a single connection; here each user has one of the pool's.
+    saver.lock = asyncio.Semaphore(POOL_SIZE)  # type: ignore[assignment]
+    await pool.open()
+    try:
         yield Database(saver, prune, ping)
+    finally:
+        await pool.close(timeout=PING_S)

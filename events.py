@@ -221,6 +221,10 @@ class MemoryStore:
         """Return the claim that holds the name: this one, where nobody came before."""
         return self._claims.setdefault(name, claim)
 
+    async def inherited(self, name: str) -> dict[str, list[str]]:
+        """Return the texts of a run whose process died with this claim: here there is none."""
+        return {}
+
     async def holder(self, name: str) -> str | None:
         return self._claims.get(name)
 

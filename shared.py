@@ -62,7 +62,8 @@ URGENT = 10
 waits for so long after the last sending, which is less than its readers wait, and goes together."""
 
 RETRY_S = 0.2
-SETTLE_S = 1.0
+SEEN_S = 0.5
+SETTLE_S = 2.5
 """How long nothing is claimed when Redis is back: it may have forgotten who holds what."""
 
 APPEND = """
@@ -95,7 +96,9 @@ SCRIPTS = {script: hashlib.sha1(script.encode()).hexdigest() for script in (APPE
 
 GONE = "The server that ran this is gone."
 
-FAILURES = RedisError, OSError, TimeoutError
+FAILURES = (Exception,)
+"""What asking Redis may raise: errors of the package, of the system, and of the loop's transports,
+which each loop has its own of. Whatever it is, those who ask have to go on."""
 
 logger = logging.getLogger("chat")
 
@@ -217,6 +220,15 @@ class RedisLog(EventLog):
         self.closed = self.ending and not self.outbox
         self._wake()
 
+    def texts(self) -> dict[str, list[str]]:
+        """Return the deltas of each message by its id."""
+        texts: dict[str, list[str]] = {}
+        for frame in self._frames:
+            if kind_of(frame) == b"text_delta":
+                event = event_of(frame)
+                texts.setdefault(event["message_id"], []).append(event["content"])
+        return texts
+
     def told(self) -> list[dict[str, Any]]:
         """Return the events as objects, but for deltas."""
         return [event_of(frame) for frame in self._frames if not kind_of(frame).endswith(b"delta")]
@@ -290,7 +302,8 @@ class RedisStore:
         self._waiting: Any = waiting
         # Redis counts milliseconds in 64 bits.
         self._running_ms = min(10**12, round(1000 * (longest_s + ttl_s + SPARE_S)))
-        self._ended_ms = min(10**12, max(1, round(1000 * ttl_s)))
+        # Whoever follows the run elsewhere has to see its end, however short the time.
+        self._ended_ms = min(10**12, round(1000 * max(ttl_s, SEEN_S)))
         self._loop = asyncio.get_running_loop()
         self._back, self._gone = asyncio.Event(), asyncio.Event()
         self._changed = self._loop.time()
@@ -301,6 +314,8 @@ class RedisStore:
         self._commands: list[tuple[Command, asyncio.Future[None]]] = []
         self._logs: weakref.WeakSet[RedisLog] = weakref.WeakSet()
         self._held: dict[str, str] = {}
+        self._inherited: dict[str, str] = {}
+        """The run whose dead replica had the claim before, by the claim's name."""
         self._known: weakref.WeakValueDictionary[str, RemoteRun] = weakref.WeakValueDictionary()
         self.following: dict[RemoteRun, asyncio.Task[None]] = {}
         self._visits: dict[tuple[str, str], tuple[Owned, float]] = {}
@@ -332,6 +347,8 @@ class RedisStore:
         run = self._known.setdefault(run_id, RemoteRun(self, run_id))
         await self._catch_up(run.log)
         if not run.log.last_id:
+            if self.degraded:  # Its owner may be about to tell it again.
+                raise Unavailable
             return None
         if not run.log.closed and await self._is_dead(run.owner):
             await self._bury(run.log)
@@ -392,6 +409,8 @@ class RedisStore:
             run.stop("cancelled")
 
     async def _catch_up(self, log: RedisLog) -> None:
+        if self.away:
+            raise Unavailable
         try:
             log.adopt(await self._redis.xrange(stream_of(log.run_id), f"({log.last_id}-0", "+"))
         except FAILURES as error:
@@ -437,12 +456,22 @@ class RedisStore:
                 raise self._lose(error) from None
             if held == mine:
                 self._held[name] = mine
+                if void and leased:
+                    self._inherited[name] = void.split()[1]
                 return claim
             if not await self._is_void(held, leased):
                 return held.partition(" ")[2]
             void = held
 
+    async def inherited(self, name: str) -> dict[str, list[str]]:
+        """Return the texts, by message id, of a run that died with this claim."""
+        run = await self.find(self._inherited.get(name, ""))
+        self._inherited.pop(name, None)
+        return run.log.texts() if run else {}
+
     async def holder(self, name: str) -> str | None:
+        if self.degraded:
+            raise Unavailable
         try:
             held = await self._redis.get(claim_on(name))
         except FAILURES as error:
@@ -503,8 +532,7 @@ class RedisStore:
     async def deliver(self) -> None:
         """Send what is to be sent, all of one turn of the loop in one go, and again where it
         failed: a log's events cannot come twice, and all else does no harm twice."""
-        connection = await self._waiting.connection_pool.get_connection()
-        connection.socket_timeout = None  # One time-out for each go costs less than for each call.
+        connection: Any = None
         while True:
             await self._work.wait()
             await self._back.wait()
@@ -512,13 +540,18 @@ class RedisStore:
             self._urgent.clear()
             logs, self._outgoing = self._outgoing, {}
             try:
+                # One time-out for each go costs less than one for each call.
                 async with asyncio.timeout(ANSWER_S):
+                    if connection is None:
+                        connection = await self._waiting.connection_pool.get_connection()
+                        connection.socket_timeout = None
                     await self._send(connection, [*logs])
             except FAILURES as error:
-                await connection.disconnect()
                 self._outgoing = logs | self._outgoing
                 self._work.set()
                 self._lose(error)
+                with suppress(*FAILURES):
+                    await connection.disconnect()
             with suppress(TimeoutError):
                 async with asyncio.timeout(SEND_EVERY_S):
                     await self._urgent.wait()
@@ -565,7 +598,10 @@ class RedisStore:
     def _lose(self, error: BaseException) -> Unavailable:
         """Note that Redis is away, and return what to raise."""
         if not self.away:
-            logger.warning("Redis is away: %s", type(error).__name__)
+            expected = isinstance(error, (RedisError, OSError, TimeoutError))
+            ref = secrets.token_hex(4)
+            what = "Redis is away: %s ref=%s"
+            logger.warning(what, type(error).__name__, ref, exc_info=None if expected else error)
             self.away, self._changed = True, self._loop.time()
             self._back.clear()
             self._gone.set()
@@ -585,7 +621,8 @@ class RedisStore:
             if self.away and now - self._changed > GIVE_UP_S:
                 self._give_up()
             for visit, (run, until) in [*self._visits.items()]:
-                if until < now:
+                # Nobody could tell that he is still there while Redis was away.
+                if until < now and not self.away and now - self._changed > LEASE_S:
                     del self._visits[visit]
                     run.leave()
             if self.away:
@@ -603,9 +640,15 @@ class RedisStore:
             await self._redis.script_load(script)
         await self._redis.set(lease, "", px=lease_ms)
         for name, mine in [*self._held.items()]:
+            if self._held.get(name) != mine:
+                continue
             held = await self._try_claim(name, mine, "")
-            if held != mine and (run := self.owned(mine.split()[1])):
-                run.stop("shutdown")
+            if self._held.get(name) != mine:  # It was released meanwhile.
+                self._later("EVALSHA", SCRIPTS[RELEASE], 1, claim_on(name), mine)
+            elif held != mine:
+                del self._held[name]
+                if run := self.owned(mine.split()[1]):
+                    run.stop("shutdown")
         for log in self._logs:
             if log.last_id:
                 self.send(log)
@@ -618,7 +661,9 @@ class RedisStore:
 
     async def leave(self) -> None:
         """Let others know at once that nobody is here any more."""
-        await self._redis.delete(lease_of(self.replica))
+        if not self.away:
+            async with asyncio.timeout(RETRY_S):
+                await self._redis.delete(lease_of(self.replica))
 
     def _give_up(self) -> None:
         followed = [run.log for run in self.following]
@@ -677,6 +722,8 @@ async def open_redis(url: str, longest_s: float, ttl_s: float) -> AsyncIterator[
     options: Any = {
         "socket_timeout": ANSWER_S,
         "socket_connect_timeout": ANSWER_S,
+        # With version 3 the package hands out connections that the server has closed.
+        "protocol": 2,
         # Nothing is tried again in there, since each command here has its own way to.
         "retry": Retry(NoBackoff(), 0),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -65,6 +66,11 @@ class RedisServer:
     def client(self) -> Any:
         return Redis.from_url(self.url, socket_timeout=5, retry=None)
 
+    def freeze(self) -> None:
+        """Leave every connection open and answer nothing, until it is stopped."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
     def stop(self) -> None:
         if self._process:
             self._process.kill()
@@ -116,6 +122,19 @@ class Postgres:
         if not self._running:
             self._run("pg_ctl", "-w", "-l", log, "-o", options, "start")
         self._running = True
+
+    def freeze(self) -> None:
+        """Leave every connection open and answer nothing, until it thaws."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        server = (self._folder / "data/postmaster.pid").read_text().split()[0]
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        for pid in (server, *children):
+            os.kill(int(pid), number)
 
     def stop(self) -> None:
         if self._running:

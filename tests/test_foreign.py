@@ -148,7 +148,7 @@ async def test_both_sources_tell_the_same_events(name: str, streams: bool) -> No
         script, tools, options = scripts()[name]
         model = ScriptedModel(script=script, streams=streams)
         graph = loop_graph(model, tools, **options).copy({"checkpointer": InMemorySaver()})
-        translator = Translator(ToolScope(), set())
+        translator = Translator(ToolScope())
         config = {"configurable": {"thread_id": "t"}, "callbacks": [translator.scope]}
         translate = translator.translate if source is stream_parts else translator.translate_event
         events: list[StreamEvent] = []

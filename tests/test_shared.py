@@ -21,9 +21,11 @@ import pytest
 from tests import test_chaos, test_clients
 from tests.chaotic import ChaoticUpstream
 from tests.client import Client, Stream, check, joined
-from tests.conftest import ROOT, Process
+from tests.conftest import ROOT, Process, Server
 from tests.engines import Postgres, RedisServer, free_port
 from tests.raw import SEED, Raw, assert_clean, seconds
+from tests.scripted import call, scripted_agent
+from tests.test_agent import broken
 from tests.test_chaos import CUTS, SETTINGS, Chaos
 from tests.upstream import STALL, Upstream, text
 
@@ -67,6 +69,11 @@ def bare(stream: Stream) -> bytes:
 async def refusal(server: Client, body: dict[str, Any], **headers: str) -> tuple[int, str]:
     status, document = await server.call("POST", "/api/chat", json=body, headers=headers)
     return status, document["error"]["code"]
+
+
+async def contents(server: Client) -> list[str]:
+    _, thread = await server.call("GET", "/api/threads/t")
+    return [message["content"] for message in thread["messages"]]
 
 
 async def until(server: Client, status: str) -> None:
@@ -265,11 +272,12 @@ async def test_each_key_has_a_hash_tag_and_ends_by_itself(
 
 
 async def test_the_readers_of_a_dead_replica_are_told_and_its_thread_goes_on(
-    launch: Launch, upstream: Upstream, redis: RedisServer
+    launch: Launch, upstream: Upstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     upstream.replies = [[*text("Hel"), STALL], text("Whole.")]
-    one, other = await pair(launch, redis, OPENAI_BASE_URL=upstream.url)
-    third = await launch(REDIS_URL=redis.url, OPENAI_BASE_URL=upstream.url)
+    environ = {"OPENAI_BASE_URL": upstream.url, "DATABASE_URL": f"sqlite:///{tmp_path}/chat.db"}
+    one, other = await pair(launch, redis, **environ)
+    third = await launch(REDIS_URL=redis.url, **environ)
     stream = await one.ask("hi", thread_id="t", headers={"Idempotency-Key": "k"})
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
@@ -291,6 +299,7 @@ async def test_the_readers_of_a_dead_replica_are_told_and_its_thread_goes_on(
         _, state = await server.call("GET", f"/api/runs/{run_id}")
         assert (state["status"], state["answer"]) == ("shutdown", None)
     assert (await other.run("again", thread_id="t"))[-2]["content"] == "Whole."
+    assert await contents(third) == ["hi", "Hel", "again", "Whole."]
 
 
 async def test_open_tool_calls_of_a_dead_replica_are_closed(
@@ -329,10 +338,11 @@ async def test_a_thread_of_a_dead_replica_takes_its_next_turn_though_nobody_read
 
 
 async def test_a_replica_that_was_believed_dead_adopts_what_was_told(
-    launch: Launch, upstream: Upstream, redis: RedisServer
+    launch: Launch, upstream: Upstream, redis: RedisServer, tmp_path: Path
 ) -> None:
     upstream.replies = [[*text("Hel"), STALL], text("Whole.")]
-    one, other = await pair(launch, redis, OPENAI_BASE_URL=upstream.url)
+    database = f"sqlite:///{tmp_path}/chat.db"
+    one, other = await pair(launch, redis, OPENAI_BASE_URL=upstream.url, DATABASE_URL=database)
     stream = await one.ask("hi", thread_id="t")
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
@@ -348,6 +358,7 @@ async def test_a_replica_that_was_believed_dead_adopts_what_was_told(
     await asyncio.wait_for(upstream.dropped.wait(), FEW_S)
     await until(one, "ok")
     assert (await one.call("GET", "/healthz"))[1]["running"] == 0
+    assert await contents(other) == ["hi", "Hel", "again", "Whole."]
 
 
 async def test_a_replica_that_shuts_down_tells_its_readers_elsewhere(
@@ -439,8 +450,9 @@ async def test_while_redis_stays_away_runs_end_and_are_told_when_it_is_back(
     assert "Traceback" not in one.log()
 
 
+@pytest.mark.parametrize("how", ["stop", "freeze"])
 async def test_shutdown_does_not_wait_for_redis(
-    launch: Launch, upstream: Upstream, own_redis: RedisServer
+    launch: Launch, upstream: Upstream, own_redis: RedisServer, how: str
 ) -> None:
     upstream.replies = [[*text("Hel"), STALL]]
     server = await launch(
@@ -448,11 +460,31 @@ async def test_shutdown_does_not_wait_for_redis(
     )
     stream = await server.ask("hi")
     await stream.until("text_delta")
-    await asyncio.to_thread(own_redis.stop)
+    await asyncio.to_thread(getattr(own_redis, how))
     began = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(server.process.wait(), 5) == 0
     assert time.monotonic() - began < 2
+
+
+async def test_shutdown_does_not_wait_for_a_frozen_postgres(
+    launch: Launch, upstream: Upstream, postgres: Postgres
+) -> None:
+    upstream.replies = [[*text("Hel"), STALL]]
+    server = await launch(
+        DATABASE_URL=postgres.url, OPENAI_BASE_URL=upstream.url, SHUTDOWN_GRACE_S="0"
+    )
+    stream = await server.ask("hi")
+    await stream.until("text_delta")
+    postgres.freeze()
+    try:
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert (await stream.events())[-1]["reason"] == "shutdown"
+        assert await asyncio.wait_for(server.process.wait(), 5) == 0
+        assert time.monotonic() - began < 2
+    finally:
+        postgres.thaw()
 
 
 async def test_postgres_comes_back_and_its_threads_with_it(
@@ -505,6 +537,37 @@ async def test_a_restart_forgets_no_conversation(
     assert "84" in events[-2]["content"]
     assert (await server.call("DELETE", "/api/threads/t"))[0] == 204
     assert (await server.call("GET", "/api/threads/t"))[0] == 404
+
+
+async def test_another_server_tells_a_failed_tool_without_its_exception(
+    start: Callable[..., Awaitable[Server]], tmp_path: Path
+) -> None:
+    url, go = f"sqlite:///{tmp_path}/chat.db", asyncio.Event()
+    script: list[list[Any]] = [call("broken", "{}", "c1"), [go, "sorry"]]
+    one = await start(scripted_agent(script, [broken], handle_tool_errors=True), database_url=url)
+    other = await start(scripted_agent([]), database_url=url)
+    stream = await one.ask("go", thread_id="t")
+    failed = await stream.until("tool_result")
+
+    async def told(server: Server) -> list[Any]:
+        _, thread = await server.call("GET", "/api/threads/t")
+        return [m["message"] for m in thread["messages"] if m["role"] == "tool"]
+
+    while not await told(other):
+        await asyncio.sleep(0.01)  # Nothing tells when a checkpoint is written.
+    assert await told(one) == await told(other) == [failed["message"]]
+    go.set()
+    await stream.events()
+    assert await told(one) == await told(other) == [failed["message"]]
+
+
+async def test_a_thread_that_was_forgotten_elsewhere_is_unknown(
+    launch: Launch, redis: RedisServer, tmp_path: Path
+) -> None:
+    servers = await pair(launch, redis, DATABASE_URL=f"sqlite:///{tmp_path}/chat.db")
+    await servers[0].run("6 * 7", thread_id="t")
+    deleted = [await server.call("DELETE", "/api/threads/t") for server in reversed(servers)]
+    assert [status for status, _ in deleted] == [204, 404]
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
