@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -25,7 +26,6 @@ from tests.bench.servers import (
     Server,
     make_plain,
     running,
-    running_redis,
     running_upstream,
 )
 from tests.bench.works import QUICK, WORKS, Figures, Sizes, Work
@@ -69,8 +69,6 @@ def measure(server: Server, work: Work, sizes: Sizes) -> Figures:
     with ExitStack() as stack:
         if work.upstream:
             stack.enter_context(running_upstream())
-        if server.redis:
-            stack.enter_context(running_redis())
         process = stack.enter_context(running(server, work.upstream))
         return asyncio.run(in_time())
 
@@ -121,14 +119,15 @@ def main() -> None:
     chosen = [int(key) for key in arguments.only.split(",")] if arguments.only else [*WORKS]
     names = arguments.servers.split(",") if arguments.servers else [s.name for s in SERVERS]
     servers = [server for server in SERVERS if server.name in names]
+    if not shutil.which("redis-server"):
+        servers = [server for server in servers if not server.redis]
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     make_plain()
     os.sched_setaffinity(0, {CORES[1]})
-    with running_redis():
-        for server in servers:
-            with running(server):  # What the first start compiles is no cost of the others.
-                pass
+    for server in servers:
+        with running(server):  # What the first start compiles is no cost of the others.
+            pass
     results, void = measure_all(
         servers,
         {key: WORKS[key] for key in chosen},
@@ -140,7 +139,7 @@ def main() -> None:
     document = json.dumps({**about, "results": results}, indent=1, ensure_ascii=False)
     (arguments.out / "results.json").write_text(document + "\n")
     (arguments.out / "table.md").write_text(text := table(results, about))
-    plot(results, arguments.out / "plot")
+    plot(results, arguments.out / "plot.png")
     print(f"\n{text}\nWritten to {arguments.out}")
     sys.exit(bool(void))
 

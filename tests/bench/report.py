@@ -190,8 +190,10 @@ def plot(results: Results, path: Path) -> None:
         axis.margins(x=0.18)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(left=False, labelsize=8)
-    legend = "     ".join(f"{server.name}: {server.about}" for server in SERVERS)
-    drawing.text(0.5, 0.01, legend, ha="center", fontsize=8, wrap=True)
+    peers, ours = (
+        "     ".join(f"{s.name}: {s.about}" for s in SERVERS if s.ours is mine)
+        for mine in (False, True)
+    )
+    drawing.text(0.5, 0.01, f"{peers}\n{ours}", ha="center", fontsize=8)
     drawing.tight_layout(rect=(0, 0.06, 1, 1))
-    for kind in ("png", "svg"):
-        drawing.savefig(path.with_suffix(f".{kind}"), dpi=150)
+    drawing.savefig(path, dpi=110)

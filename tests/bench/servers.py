@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +123,10 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
         environ |= {"REDIS_URL": REDIS_URL} if server.redis else {}
     elif upstream:
         environ |= {"BENCH_UPSTREAM": UPSTREAM}
-    with spawned(server.command, CORES[0], environ) as (process, log):
+    with ExitStack() as stack:
+        if server.redis:
+            stack.enter_context(running_redis())
+        process, log = stack.enter_context(spawned(server.command, CORES[0], environ))
         began = time.monotonic()
         while not answers(f"http://127.0.0.1:{PORT}/healthz"):
             if process.poll() is not None or time.monotonic() - began > START_S:
