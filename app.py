@@ -72,8 +72,11 @@ run ends without it."""
 SETTLE_S = 5.0
 """How long a thread may take to be settled at any other time."""
 
-DRAIN_S = 3 * STOP_S
-"""How long shutdown waits for them, should the store be away."""
+TAKEN_S = 0.2
+"""How long the store may take to tell whose turn a thread has."""
+
+DRAIN_S = TAKEN_S + 2 * STOP_S
+"""How long shutdown waits for all three."""
 
 BACKLOG = 1024
 """How many connections may wait to be accepted; one too many is a second late."""
@@ -372,8 +375,9 @@ class Run:
 
     async def _settle(self, reason: str) -> None:
         try:
-            with suppress(Unavailable):
-                if await self._store.holder(_thread(self.thread_id)) not in (None, self.id):
+            with suppress(Unavailable, TimeoutError):
+                holder = await within(TAKEN_S, self._store.holder(_thread(self.thread_id)))
+                if holder not in (None, self.id):
                     return  # This run was believed dead, and the thread has its next one.
             await within(STOP_S if reason == "shutdown" else SETTLE_S, self._turn.settle(reason))
         except Exception as error:  # noqa: BLE001  # a checkpointer may raise anything
