@@ -375,13 +375,19 @@ class Run:
 
     async def _settle(self, reason: str) -> None:
         try:
-            with suppress(Unavailable, TimeoutError):
-                holder = await within(TAKEN_S, self._store.holder(_thread(self.thread_id)))
-                if holder not in (None, self.id):
-                    return  # This run was believed dead, and the thread has its next one.
+            if await self._has_lost_its_turn():
+                return
             await within(STOP_S if reason == "shutdown" else SETTLE_S, self._turn.settle(reason))
         except Exception as error:  # noqa: BLE001  # a checkpointer may raise anything
             log_failure(f"run={self.id} left its thread unsettled", error)
+
+    async def _has_lost_its_turn(self) -> bool:
+        """Whether this run was believed dead, and the thread may have its next one."""
+        turn = _thread(self.thread_id)
+        with suppress(Unavailable, TimeoutError):
+            holder = await within(TAKEN_S, self._store.holder(turn))
+            return holder not in (None, self.id)
+        return not self._store.holds(turn, self.id)
 
     def _tell(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
         try:

@@ -225,6 +225,10 @@ class MemoryStore:
         """Return the texts of a run whose process died with this claim: here there is none."""
         return {}
 
+    def holds(self, name: str, claim: str) -> bool:
+        """Whether this claim holds the name."""
+        return self._claims.get(name) == claim
+
     async def holder(self, name: str) -> str | None:
         return self._claims.get(name)
 

@@ -469,6 +469,10 @@ class RedisStore:
         self._inherited.pop(name, None)
         return run.log.texts() if run else {}
 
+    def holds(self, name: str, claim: str) -> bool:
+        """Whether this claim holds the name, as far as this replica knows."""
+        return self._held.get(name) == f"{self.replica} {claim}"
+
     async def holder(self, name: str) -> str | None:
         if self.degraded:
             raise Unavailable
