@@ -2,8 +2,8 @@
 
 `Agent` holds one graph and the threads that it remembers; `Turn` is one pass of it over a
 thread, told as `StreamEvent`s; `Translator` is the pure step between LangGraph's words and
-ours. Below them stand the built-in agent, its tools and the demo model. Nothing in here knows
-HTTP, bytes or event ids.
+ours. Below them stand what loads a graph, and the built-in agent, whose tools and demo model are
+in `demo`. Nothing in here knows HTTP, bytes or event ids.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import importlib
 import json
 import os
-import re
 import sys
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -61,11 +60,9 @@ from langgraph.types import Command, StateSnapshot
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
-from demo import DemoModel, make_tools
+from database import Database
+from demo import JAPANESE, DemoModel, make_tools
 from events import StreamEvent
-
-if TYPE_CHECKING:
-    from database import Database
 
 INSIDE_TOOL = "inside_tool"
 """The metadata key of a model call that a tool made: its text is not answer text."""
@@ -110,7 +107,7 @@ class Agent:
         self.name = name
         self.model = model
         self.chain = None if isinstance(runnable, Pregel) else runnable
-        graph = runnable if isinstance(runnable, Pregel) else _history()
+        graph = runnable if isinstance(runnable, Pregel) else _memory_graph()
         self._memory: InMemorySaver | None = None
         self.database: Database | None = None
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
@@ -127,20 +124,6 @@ class Agent:
     async def is_away(self) -> bool:
         """Whether the threads' database does not answer."""
         return self.database is not None and await self.database.is_away()
-
-    def turn(
-        self,
-        thread_id: str,
-        message: str | None = None,
-        answers: dict[str, Any] | None = None,
-        texts: Mapping[str, Sequence[str]] | None = None,
-    ) -> Turn:
-        """Return one pass over the thread: with the user's message, or with ``answers`` to its
-        pending interrupts by id (empty where it waits at a static breakpoint).
-
-        ``texts`` are the deltas, by message id, of a run that died and that nobody has settled.
-        """
-        return Turn(self, thread_id, message, answers, texts or {})
 
     async def waiting(self, thread_id: str) -> dict[str, Any] | None:
         """Return the thread's pending interrupts by id, None where it waits for nobody.
@@ -249,15 +232,20 @@ class Agent:
 
 
 class Turn:
-    """One pass of the graph over a thread, as events, and how it is closed when it is stopped."""
+    """One pass of the graph over a thread, as events, and how it is closed when it is stopped.
+
+    ``message`` is the user's; without one, ``answers`` are to the thread's pending interrupts, by
+    id, empty where it waits at a static breakpoint. ``texts`` are the deltas, by message id, of a
+    run that died and that nobody has settled.
+    """
 
     def __init__(
         self,
         agent: Agent,
         thread_id: str,
-        message: str | None,
-        answers: dict[str, Any] | None,
-        texts: Mapping[str, Sequence[str]],
+        message: str | None = None,
+        answers: dict[str, Any] | None = None,
+        texts: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.translator = Translator(ToolScope())
         self._agent = agent
@@ -300,10 +288,6 @@ class Turn:
         for event in translator.finish(await agent.history(thread_id)):
             yield event
 
-    def describe(self, error: BaseException | None) -> StreamEvent:
-        """Return the ``error`` event, without its ``ref``, for what the stream raised."""
-        return describe(error, self.translator.answering, came_from_model(error))
-
     async def settle(self, reason: str) -> None:
         """Leave the thread ready for its next turn, whatever ended this one."""
         if reason == "interrupted":
@@ -342,16 +326,11 @@ def _config(thread_id: str, of: RunnableConfig | None = None) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}}
 
 
-def is_japanese(text: str) -> bool:
-    """Whether the text has kana or kanji."""
-    return re.search("[ぁ-ヿ㐀-鿿々]", text) is not None
-
-
 def _thinking(question: HumanMessage | None) -> str:
-    return "考え中…" if question and is_japanese(str(question.text)) else "Thinking…"
+    return "考え中…" if question and JAPANESE.search(str(question.text)) else "Thinking…"
 
 
-def _history() -> Pregel[Any, Any, Any, Any]:
+def _memory_graph() -> Pregel[Any, Any, Any, Any]:
     """Return a graph that only remembers messages, for a Runnable that has no state."""
     graph = StateGraph(MessagesState)
     graph.add_node("remember", lambda state: {})
@@ -399,7 +378,7 @@ def _close_calls(
             continue
         if any(isinstance(call["args"], str) for call in calls):
             repairs.append(_with_calls(message, calls))  # Some servers parse old arguments, too.
-        repairs += [outputs.get(call["id"]) or _cancelled(call) for call in unanswered]
+        repairs += [outputs.get(call["id"]) or _closing_message(call) for call in unanswered]
     return repairs
 
 
@@ -407,7 +386,8 @@ def _hide_failures(
     history: Sequence[AnyMessage], failed: set[str] | None = None
 ) -> list[ToolMessage]:
     """Return the messages of failed tools, marked so that their text, which may be an exception's,
-    is not told. None: of each call since the last question that is told as failed."""
+    is not told. ``failed`` are call ids; None stands for each failed call since the last question.
+    """
     hidden = []
     for message in reversed(history):
         if isinstance(message, HumanMessage) and failed is None:
@@ -429,7 +409,7 @@ def _with_calls(message: AnyMessage, calls: Sequence[Mapping[str, Any]]) -> AIMe
     return AIMessage(message.content or ("" if kept else "…"), id=message.id, tool_calls=kept)
 
 
-def _cancelled(call: Mapping[str, Any]) -> ToolMessage:
+def _closing_message(call: Mapping[str, Any]) -> ToolMessage:
     status = "error" if call["type"] == "invalid_tool_call" else "cancelled"
     return ToolMessage(
         LEFT_OPEN[status],
@@ -621,18 +601,14 @@ class Translator:
     def tool_failed(self, call_id: str) -> Iterator[StreamEvent]:
         """Yield the ``tool_result`` of a call whose tool raised, without the exception's text."""
         self.failed.add(call_id)
-        if tool := self._open.pop(call_id, None):
-            self.outputs[call_id] = ToolMessage(
-                TOOL_FAILED, name=tool, tool_call_id=call_id, status="error"
-            )
-            yield StreamEvent(
-                "tool_result", tool=tool, tool_call_id=call_id, status="error", message=TOOL_FAILED
-            )
+        if tool := self._open.get(call_id):
+            failed = ToolMessage(TOOL_FAILED, name=tool, tool_call_id=call_id, status="error")
+            yield from self.tool_finished(call_id, failed)
 
     def tool_message(self, message: ToolMessage) -> Iterator[StreamEvent]:
         """Yield call and result for a tool message whose tool never started, else nothing.
 
-        So it is where the tool does not exist, or where somebody answered in its place.
+        That happens where the tool does not exist, or where something else answered in its place.
         """
         if message.id in self._known:
             return
@@ -724,7 +700,7 @@ class Translator:
 
 
 def left_open(tool: str, call_id: str, status: str) -> StreamEvent:
-    """Return the ``tool_result`` of a call that nothing else closes: cancelled or interrupted."""
+    """Return the ``tool_result`` of a call that nothing else closes, by a key of `LEFT_OPEN`."""
     return StreamEvent(
         "tool_result", tool=tool, tool_call_id=call_id, status=status, message=LEFT_OPEN[status]
     )
@@ -832,7 +808,7 @@ def _result(tool: str, call_id: str, output: Any) -> StreamEvent:
         output = str(output.text) if isinstance(output.content, str) else output.content
     try:
         parsed = json.loads(output) if isinstance(output, str) else output
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = output
     shown = _jsonable(parsed) if isinstance(parsed, dict) else None
     event.result = shown if isinstance(shown, dict) else {"content": _text(output)}
@@ -845,7 +821,7 @@ def _input(given: Any) -> dict[str, Any]:
         return {}
     try:
         shown = json.loads(given) if isinstance(given, str) else given
-    except ValueError:
+    except (ValueError, RecursionError):
         shown = None
     shown = _jsonable(shown)
     return shown if isinstance(shown, dict) else {"arguments": _text(given)}
@@ -868,22 +844,18 @@ def _plain(value: Any) -> Any:
     return to_jsonable_python(value, fallback=str, bytes_mode="base64")
 
 
-def came_from_model(error: BaseException | None) -> bool:
-    """Whether a model raised it, or let it through."""
-    frames = traceback.walk_tb(error.__traceback__ if error else None)
-    return any(frame.f_code.co_filename in MODEL_FILES for frame, _ in frames)
-
-
-def describe(error: BaseException | None, answering: bool, of_model: bool) -> StreamEvent:
+def describe(error: BaseException | None, answering: bool) -> StreamEvent:
     """Return the ``error`` event for what a run raised, without its ``ref``.
 
     Providers are told apart by langchain-core's model exceptions or, where an integration does
     not raise them, by the HTTP status that its exception carries. ``answering`` is whether a
     model's message had begun: then a lost connection is a failure of the model. Nothing of the
-    exception's text is in the event, since providers put keys and addresses there. ``of_model`` is
-    whether a model raised it: a tool's exceptions have a status, too.
+    exception's text is in the event, since providers put keys and addresses there.
     """
     code, message, retryable = "agent_error", "The agent failed.", False
+    frames = traceback.walk_tb(error.__traceback__ if error else None)
+    of_model = any(frame.f_code.co_filename in MODEL_FILES for frame, _ in frames)
+    # A tool's exceptions may have a status, too.
     status = getattr(error, "status_code", None) if of_model else None
     match error:
         case ModelAuthenticationError() | ModelPermissionDeniedError():
@@ -899,7 +871,8 @@ def describe(error: BaseException | None, answering: bool, of_model: bool) -> St
             code, message = "model_error", "The model's answer broke off."
         case GraphRecursionError():
             message = "The agent took more steps than it may."
-        case _ if _is_openai_error(error):
+        # An error inside a stream is openai's bare base class, which is not imported to ask.
+        case _ if (openai := sys.modules.get("openai")) and isinstance(error, openai.APIError):
             code, message = "model_error", "The model's provider reported a failure."
     match status:
         case 401 | 403:
@@ -913,12 +886,6 @@ def describe(error: BaseException | None, answering: bool, of_model: bool) -> St
         case int() if status >= 400:
             code, message = "model_error", "The model's provider refused the request."
     return StreamEvent("error", code=code, message=message, retryable=retryable)
-
-
-def _is_openai_error(error: BaseException | None) -> bool:
-    # An error inside a stream comes as the package's bare base class. Not imported for the test.
-    openai = sys.modules.get("openai")
-    return openai is not None and isinstance(error, openai.APIError)
 
 
 # ---------------------------------------------------------------------------------- what runs

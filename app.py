@@ -31,14 +31,14 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, StreamWriter
 from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_exceptions import HTTPException
 
-from agent import Agent, AgentError, Turn, built_in, left_open, load_agent
+from agent import Agent, AgentError, Turn, built_in, describe, left_open, load_agent
 from events import MemoryStore, StreamEvent, Unavailable, encode_comment, encode_retry
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ TAKEN_S = 0.2
 """How long the store may take to tell whose turn a thread has."""
 
 DRAIN_S = TAKEN_S + 2 * STOP_S
-"""How long shutdown waits for all three."""
+"""How long shutdown waits for a graph that is stopped, the store and the thread together."""
 
 BACKLOG = 1024
 """How many connections may wait to be accepted; one too many is a second late."""
@@ -150,10 +150,7 @@ ABOVE_0 = "a number of seconds above 0", _number(sys.float_info.min)
 URL = "an http or https URL", _matching(r"https?://[^\s/]+\S*")
 PATH = "a folder or file that exists", _path
 REDIS = "a redis, rediss or unix URL", _matching(r"(rediss?://[^\s/]|unix:///)\S*")
-DATABASE = (
-    "sqlite:///file or postgresql://…",
-    _matching(r"sqlite:///\S+|postgres(ql)?://\S+"),
-)
+DATABASE = "sqlite:///file or postgresql://…", _matching(r"sqlite:///\S+|postgres(ql)?://\S+")
 ORIGINS = "origins such as https://example.com, separated by commas, or *", _origins
 LEVEL = "DEBUG, INFO, WARNING or ERROR", _matching("(?i)DEBUG|INFO|WARNING|ERROR")
 
@@ -363,13 +360,13 @@ class Run:
             reason = self._stop.result()
             if reason == "cancelled":
                 return reason, None
-            error = StreamEvent("error", code=reason, message=ENDED_BY[reason], retryable=True)
+            error = StreamEvent("error", code=reason, message=FAILURES[reason], retryable=True)
         elif self._full:
             reason, code = "error", "too_large"
-            error = StreamEvent("error", code=code, message=ENDED_BY[code], retryable=False)
+            error = StreamEvent("error", code=code, message=FAILURES[code], retryable=False)
         else:
             reason = "error"
-            error = self._turn.describe(failure)
+            error = describe(failure, self._turn.translator.answering)
         error.ref = log_failure(f"run={self.id} failed code={error.code}", failure)
         return reason, error
 
@@ -417,7 +414,7 @@ class Run:
         return round(1000 * (at - self._started))
 
 
-ENDED_BY = {
+FAILURES = {
     "timeout": "The run took longer than it may.",
     "too_large": "The answer is larger than a run may be.",
     "shutdown": "The server is shutting down. Try again in a moment.",
@@ -429,6 +426,28 @@ def log_failure(what: str, error: BaseException | None) -> str:
     ref = secrets.token_hex(4)
     logger.error("%s ref=%s", what, ref, exc_info=error)
     return ref
+
+
+async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """Await the work for so long, then cancel it and wait no more. Raises TimeoutError."""
+    task = in_background(work)
+    await asyncio.wait({task}, timeout=timeout_s)
+    if not task.done():
+        task.cancel()
+        raise TimeoutError
+    return task.result()
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await what is done whole or not at all, also where the client leaves meanwhile."""
+    return await asyncio.shield(in_background(work))
+
+
+def in_background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start it as a task whose failure nobody need ask for."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task
 
 
 class Runs:
@@ -459,7 +478,7 @@ class Runs:
         return len(self._driving)
 
     async def get(self, run_id: str) -> AnyRun:
-        """Return a run that runs or is kept, here or elsewhere. Raises Refusal."""
+        """Return a run that runs or is kept, here or elsewhere. Raises Refusal, Unavailable."""
         if run := self._kept_run(run_id) or await self.store.find(run_id):
             if run.log.lost:
                 raise Unavailable
@@ -471,7 +490,7 @@ class Runs:
         return run if run and run.begun.done() and not run.log.overtaken else None
 
     async def start(self, asked: Asked) -> AnyRun:
-        """Start a run, or return the one that the same key started. Raises Refusal."""
+        """Start a run, or return the one that the same key started. Raises Refusal, Unavailable."""
         run = Run(asked, self.settings, self.store)
         if asked.key is not None and (joined := await self._claim_key(run)):
             return joined
@@ -486,7 +505,7 @@ class Runs:
         return run
 
     async def forget(self, thread_id: str) -> None:
-        """Forget a thread. Raises Refusal where it is running or unheard of."""
+        """Forget a thread. Raises Refusal where it is running or unheard of, Unavailable."""
         claim = f"{FORGETTING} {secrets.token_hex(12)}"
         await self._claim_thread(thread_id, claim)
         try:
@@ -500,7 +519,7 @@ class Runs:
             await self.store.release(_thread(thread_id), claim)
 
     async def running_of(self, thread_id: str) -> str | None:
-        """Return the id of the thread's running run."""
+        """Return the id of the thread's running run, None where none runs. Raises Unavailable."""
         holder = await self.store.holder(_thread(thread_id))
         return None if holder is None or holder.startswith(FORGETTING) else holder
 
@@ -567,7 +586,7 @@ class Runs:
                 self._threads[thread_id] = None
                 self._threads.move_to_end(thread_id)
                 texts = await self.store.inherited(_thread(thread_id))
-                turn = self.agent.turn(thread_id, asked.message, answers, texts)
+                turn = Turn(self.agent, thread_id, asked.message, answers, texts)
                 reason = await run.drive(turn)
             finally:
                 # Before `done` is told, since whoever reads it may send the next turn at once.
@@ -808,31 +827,6 @@ async def chat(request: web.Request) -> web.StreamResponse:
     return await follow(request, run, after=0)
 
 
-async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """Await it for so long, and not for what its end takes where it is cancelled for that.
-
-    Raises TimeoutError.
-    """
-    task = in_background(work)
-    await asyncio.wait({task}, timeout=timeout_s)
-    if not task.done():
-        task.cancel()
-        raise TimeoutError
-    return task.result()
-
-
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await what is done whole or not at all, also where the client leaves meanwhile."""
-    return await asyncio.shield(in_background(work))
-
-
-def in_background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start it as a task whose failure nobody need ask for."""
-    task = asyncio.create_task(work)
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    return task
-
-
 async def expect(request: web.Request) -> None:
     """Let a client send the body that it announced; other expectations are ignored."""
     if request.headers["Expect"].lower() == "100-continue" and request.version == HttpVersion11:
@@ -962,19 +956,14 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     if request.headers.get("Content-Encoding", "identity").lower() not in ENCODINGS:
         raise Refusal(400, "invalid_json", "The body's encoding is not known.")
     try:
-        # NaN and its like are Python's own, not JSON's.
-        body = json.loads(
-            (await request.read()).decode(), parse_constant=_refuse, parse_float=_read_float
-        )
+        text = (await request.read()).decode()
+        # NaN and its like are Python's own, not JSON's: int refuses them.
+        body = json.loads(text, parse_constant=int, parse_float=_read_float)
     except (ValueError, RecursionError, web.RequestPayloadError):
         raise Refusal(400, "invalid_json", "The body is not JSON in UTF-8.") from None
     if not isinstance(body, dict):
         raise invalid("The body has to be a JSON object.")
     return body
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _read_float(text: str) -> float:
@@ -998,18 +987,18 @@ def has_lone_surrogate(text: str) -> bool:
 
 
 async def read_cursor(request: web.Request, run: AnyRun) -> int:
-    """Return the last event id that the reader has. Source: WHATWG HTML, "Last-Event-ID"."""
+    """Return the last event id that the reader has. Raises Refusal, Unavailable.
+
+    Source: WHATWG HTML, "Last-Event-ID".
+    """
     cursor = request.headers.get("Last-Event-ID", request.query.get("last_event_id", "0"))
     if re.fullmatch(r"[0-9]{1,15}", cursor) and int(cursor) > run.log.last_id:
         await run.log.flush()  # Readers elsewhere may be ahead of this copy.
     if not re.fullmatch(r"[0-9]{1,15}", cursor) or int(cursor) > run.log.last_id:
         if request.app[RUNS].store.degraded:
             raise Unavailable
-        raise Refusal(
-            400,
-            "invalid_last_event_id",
-            f"Last-Event-ID has to be a whole number from 0 to {run.log.last_id}.",
-        )
+        message = f"Last-Event-ID has to be a whole number from 0 to {run.log.last_id}."
+        raise Refusal(400, "invalid_last_event_id", message)
     return int(cursor)
 
 
@@ -1207,7 +1196,8 @@ class Connection(web.RequestHandler):
 async def enter(
     handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], request: web.BaseRequest
 ) -> web.StreamResponse:
-    """Refuse in JSON also what aiohttp refuses before a middleware sees it."""
+    """Refuse in JSON also what aiohttp refuses before a middleware sees it, such as an unknown
+    Expect at an unknown path."""
     try:
         return await handle(request)
     except (web.HTTPExpectationFailed, UnicodeEncodeError):
@@ -1273,10 +1263,10 @@ def add_ref(record: logging.LogRecord) -> bool:
 
 def parse_arguments() -> dict[str, str]:
     """Return the environment with the command line's flags over it."""
-    rows = [
-        f"  {s.name.upper():<20} {s.metadata['about']} [{_default(s.default)}]"
-        for s in fields(Settings)
-    ]
+    rows = []
+    for s in fields(Settings):
+        default = ", ".join(s.default) if isinstance(s.default, frozenset) else s.default
+        rows.append(f"  {s.name.upper():<20} {s.metadata['about']} [{default}]")
     parser = argparse.ArgumentParser(
         description="Stream a LangGraph agent's runs as Server-Sent Events.",
         epilog="Environment variables, with their defaults:\n\n" + "\n".join(rows),
@@ -1287,12 +1277,6 @@ def parse_arguments() -> dict[str, str]:
     parser.add_argument("--version", action="version", version=VERSION)
     flags = {k.upper(): v for k, v in vars(parser.parse_args()).items() if v is not None}
     return {**os.environ, **flags}
-
-
-def _default(value: Any) -> str:
-    if isinstance(value, frozenset):
-        return ", ".join(value)
-    return str(value)
 
 
 def choose_agent(settings: Settings) -> Agent:
@@ -1331,19 +1315,15 @@ def main() -> None:
     os._exit(0)
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return uvloop's loop where it is installed, which takes less time for each token."""
+def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
+    """Run the loop until the server has shut down: uvloop's, where it is installed."""
+    loop: asyncio.AbstractEventLoop
     try:
         import uvloop
+
+        loop = uvloop.new_event_loop()  # It takes less time for each token.
     except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
-    """Run the loop until the server has shut down."""
-    loop = new_event_loop()
+        loop = asyncio.new_event_loop()
     with closing(loop):
         task = loop.create_task(serving)
         while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -57,15 +57,12 @@ class Database:
         return not self._answers
 
 
-@asynccontextmanager
-async def open_database(url: str) -> AsyncIterator[Database]:
+def open_database(url: str) -> AbstractAsyncContextManager[Database]:
     """Open the database that a URL names, ``sqlite:///file`` or ``postgresql://…``, set up.
 
     Raises ImportError without its package, and what that raises where the database is not there.
     """
-    opening = _open_sqlite if url.startswith("sqlite:") else _open_postgres
-    async with opening(url) as database:
-        yield database
+    return (_open_sqlite if url.startswith("sqlite:") else _open_postgres)(url)
 
 
 @asynccontextmanager

@@ -100,9 +100,9 @@ def encode_comment(text: str) -> bytes:
     return f": {text}\n\n".encode("utf-8", "backslashreplace")
 
 
-def encode_retry(retry_ms: int = RETRY_MS) -> bytes:
-    """Return the block that tells a client how many milliseconds to wait before it reconnects."""
-    return f"retry: {retry_ms}\n\n".encode()
+def encode_retry() -> bytes:
+    """Return the block that tells a client to wait `RETRY_MS` before it reconnects."""
+    return f"retry: {RETRY_MS}\n\n".encode()
 
 
 class EventLog:

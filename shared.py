@@ -10,8 +10,8 @@ follows the stream by blocking reads. All writing is one script, which appends o
 the event that the writer believes to be the last. So of two writers the first one wins, and the
 other adopts what it finds: a run whose owner died is ended by whoever notices first.
 
-A replica is believed alive while its lease lasts, and its claims with it. The first half of a
-run's id names its owner, which has an inbox, a list, for what other replicas ask of its runs.
+A replica is believed alive while its lease lasts, and its claims with it. The first eight digits of
+a run's id name its owner, which has an inbox, a list, for what other replicas ask of its runs.
 
 Each key carries a hash tag and each command touches one key: Redis Cluster can hold them.
 """
@@ -53,17 +53,20 @@ ANSWER_S = 2.0
 
 COMMANDS_AT_ONCE = 16
 FOLLOWED_AT_ONCE = 100_000
-"""Redis is asked on so many connections: short commands wait for one of a few, and what waits in
-Redis has one of its own. The package's limit, 100, fails instead of waiting."""
+"""On how many connections Redis is asked: short commands wait for one of a few, and what waits in
+Redis, for each run that is followed, has one of its own. At the package's own limit, 100, a command
+fails and does not wait."""
 
 SEND_EVERY_S = 0.005
 URGENT = 10
 """The first events of a run go to Redis at once, and so does its end; what is appended in between
 waits for so long after the last sending, which is less than its readers wait, and goes together."""
 
-RETRY_S = 0.2
 SEEN_S = 0.5
-SETTLE_S = 2.5
+"""How long an ended run is kept at least, so that whoever follows it elsewhere sees its end."""
+
+RETRY_S = 0.2
+CLAIM_AGAIN_S = 2.5
 """How long nothing is claimed when Redis is back: it may have forgotten who holds what."""
 
 APPEND = """
@@ -248,7 +251,7 @@ class RemoteRun:
 
     def __init__(self, store: RedisStore, run_id: str) -> None:
         self.id = run_id
-        self.owner = owner_of(run_id)
+        self.owner = run_id[:8]
         self.log = RedisLog(store, run_id, own=False)
         self.readers = 0
         self.stopping = False
@@ -284,10 +287,6 @@ class RemoteRun:
         self._store.follow(self)
 
 
-def owner_of(run_id: str) -> str:
-    return run_id[:8]
-
-
 class RedisStore:
     """What the runs of all replicas share: their logs, claims on names, and who is alive."""
 
@@ -302,7 +301,6 @@ class RedisStore:
         self._waiting: Any = waiting
         # Redis counts milliseconds in 64 bits.
         self._running_ms = min(10**12, round(1000 * (longest_s + ttl_s + SPARE_S)))
-        # Whoever follows the run elsewhere has to see its end, however short the time.
         self._ended_ms = min(10**12, round(1000 * max(ttl_s, SEEN_S)))
         self._loop = asyncio.get_running_loop()
         self._back, self._gone = asyncio.Event(), asyncio.Event()
@@ -658,7 +656,7 @@ class RedisStore:
                 self.send(log)
         if self.away:
             logger.warning("Redis is back")
-            self._settled = self._loop.time() + SETTLE_S
+            self._settled = self._loop.time() + CLAIM_AGAIN_S
         self.away, self._changed = False, self._loop.time()
         self._gone.clear()
         self._back.set()

@@ -18,7 +18,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command, interrupt
 
-from agent import Agent, AgentError, load_agent
+from agent import Agent, AgentError, Turn, load_agent
 from tests.client import Event, check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, loop_graph, scripted_agent
@@ -771,7 +771,7 @@ async def test_a_tools_http_error_is_not_the_models(start: Start) -> None:
 async def test_a_model_in_a_wrapper_is_given_the_messages(tmp_path: Path) -> None:
     for name in ("retrying", "falling_back", "model"):
         agent = load_agent(f"tests.agents:{name}")
-        events = [event async for event in agent.turn("t", "hi").stream()]
+        events = [event async for event in Turn(agent, "t", "hi").stream()]
         assert events[-1].content == "Hello"
 
 

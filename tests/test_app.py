@@ -184,7 +184,7 @@ async def test_an_unforeseen_failure_is_told_by_its_ref_alone(
     agent = echo_agent()
 
     class Failing(Agent):
-        async def messages(self, thread_id: str) -> None:
+        async def messages(self, thread_id: str, unsettled: bool = False) -> None:
             raise RuntimeError("secret")
 
     server = await start(Failing(agent.graph, "x"))

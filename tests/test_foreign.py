@@ -18,7 +18,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
-from agent import Agent, ToolScope, Translator, stream_events, stream_parts
+from agent import Agent, ToolScope, Translator, Turn, stream_events, stream_parts
 from app import Asked, Run, Settings
 from events import MemoryStore, StreamEvent
 from tests.client import check, kinds
@@ -232,12 +232,12 @@ def test_any_script_keeps_what_always_holds(
         model = ScriptedModel(script=[*script, ["over"], ["over"]], streams=streams)
         agent = Agent(loop_graph(model, TOOLS, handle_tool_errors=handled), "x")
         run = Run(Asked("t", "go", None, None, ""), Settings(), MemoryStore())
-        run.end(await asyncio.wait_for(run.drive(agent.turn("t", "go")), 10))
+        run.end(await asyncio.wait_for(run.drive(Turn(agent, "t", "go")), 10))
         check(frames(run))
         asked = len(model.asked)
         model.script[asked:] = [["fine"]]
         after = Run(Asked("t", "and now?", None, None, ""), Settings(), MemoryStore())
-        after.end(await asyncio.wait_for(after.drive(agent.turn("t", "and now?")), 10))
+        after.end(await asyncio.wait_for(after.drive(Turn(agent, "t", "and now?")), 10))
         check(frames(after))
         assert frames(after)[-2]["content"] == "fine"
         assert lacks_a_result([as_openai(message) for message in model.asked[asked]]) is None
