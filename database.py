@@ -7,6 +7,7 @@ the packages of databases. It knows neither HTTP nor runs.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -83,7 +84,10 @@ async def _open_sqlite(url: str) -> AsyncIterator[Database]:
     async def ping() -> None:
         await saver.conn.execute("SELECT 1")
 
-    async with AsyncSqliteSaver.from_conn_string(url.removeprefix("sqlite:///")) as saver:
+    path = url.removeprefix("sqlite:///")
+    # Where that fails, the package would leave a thread behind.
+    sqlite3.connect(path).close()
+    async with AsyncSqliteSaver.from_conn_string(path) as saver:
         await saver.setup()
         yield Database(saver, prune, ping)
 
