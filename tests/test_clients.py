@@ -25,6 +25,7 @@ from playwright.async_api import Browser
 from tests import test_page
 from tests.client import FRAME, Client, Stream, check, kinds
 from tests.conftest import ROOT, Process
+from tests.engines import free_port
 from tests.programs import install, require
 from tests.test_page import Launch
 from tests.upstream import CUT, STALL, Upstream, text
@@ -365,8 +366,10 @@ async def nginx(tmp_path: Path) -> AsyncIterator[Nginx]:
                 for old, new in (
                     ("listen 80;", f"listen {address};"),
                     (
-                        "server 127.0.0.1:8000;",
-                        "".join(f"server {url.removeprefix('http://')};" for url in urls),
+                        "server 127.0.0.1:8000 max_fails=0;",
+                        "".join(
+                            f"server {url.removeprefix('http://')} max_fails=0;" for url in urls
+                        ),
                     ),
                 ):
                     assert site.count(old) == 1
@@ -469,6 +472,18 @@ async def test_a_reader_that_leaves_nginx_leaves_the_server(
     stream.close()
     async with asyncio.timeout(5):
         await upstream.dropped.wait()
+
+
+async def test_nginx_leaves_out_no_replica_that_restarted(launch: Launch, nginx: Nginx) -> None:
+    ports = [free_port(), free_port()]
+    replicas = [await launch("--port", str(port)) for port in ports]
+    client = await nginx(*(replica.url for replica in replicas))
+    for replica, port in zip(replicas, ports, strict=True):
+        replica.process.kill()
+        await replica.process.wait()
+        answers = [(await client.call("GET", "/healthz"))[0] for _ in range(4)]
+        await launch("--port", str(port))
+        assert answers == [200] * 4
 
 
 def test_the_readme_names_lines_of_the_configuration_that_is_tested() -> None:

@@ -693,6 +693,7 @@ class Gateway(Client):
 class MortalRaw(Raw):
     async def head(self) -> int:
         if await super().head() in (502, 504):
+            self.cut()
             raise ConnectionResetError
         return self.status
 
