@@ -41,7 +41,7 @@ def test_the_composition_sets_what_there_is_to_set() -> None:
     assert names <= Settings.__dataclass_fields__.keys()
     # What it replaces in the configuration for nginx is there, once.
     replaced = services["nginx"]["command"][2].split("/")[1]
-    assert (ROOT / "deploy/nginx.conf").read_text().count(f"server {replaced};") == 1
+    assert (ROOT / "deploy/nginx.conf").read_text().count(f"server {replaced} ") == 1
     (volume,) = services["nginx"]["volumes"]
     assert (ROOT / "deploy" / volume.split(":")[0]).is_file()
     (requirements,) = services["agent"]["build"]["args"].values()
