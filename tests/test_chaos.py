@@ -325,7 +325,7 @@ class Chaos:
         bad: list[tuple[int, tuple[object, ...], dict[str, str]]] = [
             (400, ("POST", "/api/chat", {"message": " "}), {}),
             (400, ("POST", "/api/chat", {"message": "hi", "thread_id": "/"}), {}),
-            (400, ("POST", "/api/chat", {"resume": 1, "thread_id": rng.randbytes(8).hex()}), {}),
+            (400, ("POST", "/api/chat", {"resume": 1}), {}),
             (400, ("POST", "/api/chat", []), {}),
             (400, ("POST", "/api/chat", body), {"Idempotency_Key": "x" * 129}),
             (413, ("POST", "/api/chat", {"message": "x" * 300_000}), {}),
@@ -338,6 +338,9 @@ class Chaos:
         ]
         for status, arguments, headers in rng.choices(bad, k=20):
             assert await self.call(*arguments, **headers) == status, arguments  # type: ignore[arg-type]
+        answer = {"resume": 1, "thread_id": rng.randbytes(8).hex()}
+        # Where there are too many runs, its thread is not asked for.
+        assert await self.call("POST", "/api/chat", answer) in (400, 503)
         for run_id in [*self._runs][-1:]:
             for cursor in ("-1", "x", "999999", "1.0", ""):
                 status = await self.call(
