@@ -49,7 +49,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.channels import DeltaChannel, LastValue
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import GraphBubbleUp, GraphRecursionError
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -108,10 +108,10 @@ class Agent:
         self.model = model
         self.chain = None if isinstance(runnable, Pregel) else runnable
         graph = runnable if isinstance(runnable, Pregel) else _memory_graph()
-        self._memory: InMemorySaver | None = None
+        self._memory: Memory | None = None
         self.database: Database | None = None
         if not isinstance(graph.checkpointer, BaseCheckpointSaver):
-            self._memory = InMemorySaver()
+            self._memory = Memory()
             graph = graph.copy({"checkpointer": self._memory})
         self.graph: Pregel[Any, Any, Any, Any] = graph
 
@@ -229,6 +229,23 @@ class Agent:
 
     async def history(self, thread_id: str) -> list[AnyMessage]:
         return _history_of((await self.graph.aget_state(_config(thread_id))).values)
+
+
+class Memory(InMemorySaver):
+    """LangGraph's own memory, in which to ask for a thread leaves nothing behind, and to forget one
+    costs nothing for each of the others."""
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        known = config["configurable"]["thread_id"] in self.storage
+        return super().get_tuple(config) if known else None
+
+    def delete_thread(self, thread_id: str) -> None:
+        for namespace, checkpoints in self.storage.pop(thread_id, {}).items():
+            for id_, (checkpoint, *_) in checkpoints.items():
+                self.writes.pop((thread_id, namespace, id_), None)
+                versions = self.serde.loads_typed(checkpoint)["channel_versions"]
+                for channel, version in versions.items():
+                    self.blobs.pop((thread_id, namespace, channel, version), None)
 
 
 class Turn:

@@ -598,6 +598,11 @@ async def test_a_long_conversation_keeps_one_checkpoint(start: Start) -> None:
     _, thread = await server.call("GET", "/api/threads/t")
     assert [m["content"] for m in thread["messages"]][-2:] == ["turn 4", "sub"]
     assert len(thread["messages"]) == 10
+    assert (await server.call("GET", "/api/threads/unheard-of"))[0] == 404
+    assert (await server.call("DELETE", "/api/threads/t"))[0] == 204
+    assert not memory.storage
+    assert not memory.blobs
+    assert not memory.writes
 
 
 async def test_a_subgraph_with_a_memory_of_its_own_keeps_it(start: Start) -> None:
