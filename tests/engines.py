@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from redis import Redis
@@ -79,32 +81,21 @@ class RedisServer:
 
 
 class Postgres:
-    """A cluster of PostgreSQL's own kind, in a folder that its user owns."""
+    """A cluster of PostgreSQL's own kind, in a folder that its user owns, until `remove`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         self._bin = Path(require("pg_ctl", *(str(path / "pg_ctl") for path in found))).parent
-        self._folder = folder / "postgres"
-        self._folder.mkdir()
+        # Not one of pytest's folders, which are their owner's alone.
+        self._folder = Path(mkdtemp(prefix="postgres-"))
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        # It refuses to run as root.
         self._as: dict[str, Any] = {}
-        if os.geteuid() == 0:
+        if os.geteuid() == 0:  # It refuses to run as root.
             self._as = {"user": "postgres", "group": "postgres", "extra_groups": []}
-            for path in (*folder.parents, folder):
-                if path.stat().st_uid == 0 and path.is_relative_to("/tmp") and path != Path("/tmp"):
-                    path.chmod(0o755)
-            os.chown(self._folder, *self._owner())
+            shutil.chown(self._folder, "postgres", "postgres")
         self._running = False
         self._run("initdb", "-A", "trust", "-U", "postgres", "--no-sync")
-
-    @staticmethod
-    def _owner() -> tuple[int, int]:
-        import pwd
-
-        user = pwd.getpwnam("postgres")
-        return user.pw_uid, user.pw_gid
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
@@ -140,3 +131,7 @@ class Postgres:
         if self._running:
             self._run("pg_ctl", "-w", "-m", "immediate", "stop")
         self._running = False
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder)
