@@ -89,6 +89,7 @@ export class Turn {
   #foot = make("footer");
   #meta = make("span", "meta");
   #copy = button(words.copy, (pressed) => copy(pressed, [...this.#texts.values()].map(({ text }) => text).join("\n\n")));
+  #retry = button(words.retry, () => this.actions.ask(this.question));
   /** @type {Map<string, { el: HTMLElement, markdown: Markdown, text: string, drawn: number }>} */
   #texts = new Map();
   /** @type {Map<string, { el: HTMLDetailsElement, box: HTMLElement, text: string }>} */
@@ -108,7 +109,7 @@ export class Turn {
   constructor(log, question, actions) {
     this.question = question;
     this.actions = actions;
-    this.#foot.append(this.#copy, this.#meta);
+    this.#foot.append(this.#copy, this.#retry, this.#meta);
     this.#foot.hidden = true;
     this.el.append(make("h2", "visually-hidden", words.agent), this.#body, this.#note, this.#foot);
     log.append(this.el);
@@ -240,6 +241,8 @@ export class Turn {
     if (timings) facts.push(`${words.total} ${seconds(timings.total_ms)}`);
     if (usage) facts.push(`${usage.total_tokens} ${words.tokens}`);
     this.#meta.textContent = facts.join(" · ");
+    // A failure has a button of its own.
+    this.#retry.hidden = reason !== "cancelled";
     this.#say("");
     for (const card of this.#tools.values()) if (card.state === "running") card.end(this.asks ? "interrupted" : "cancelled", undefined);
     if (this.#form && this.asks) this.#form.hidden = false;

@@ -144,8 +144,10 @@ async def test_two_tools_run_side_by_side(launch: Launch, visit: Launch) -> None
     await expect(waiting.locator("pre").first).to_contain_text('"seconds": 2')
 
 
-async def test_escape_stops(launch: Launch, visit: Launch, upstream: Upstream) -> None:
-    upstream.replies = [[*text("Half"), STALL]]
+async def test_escape_stops_and_the_question_can_be_asked_again(
+    launch: Launch, visit: Launch, upstream: Upstream
+) -> None:
+    upstream.replies = [[*text("Half"), STALL], text("Whole.")]
     page = await visit(await launch(OPENAI_BASE_URL=upstream.url))
     await ask(page, "hi")
     await expect(page.get_by_role("log")).to_contain_text("Half")
@@ -154,6 +156,8 @@ async def test_escape_stops(launch: Launch, visit: Launch, upstream: Upstream) -
     await ended(page)
     await expect(page.get_by_role("log")).to_contain_text("Stopped.")
     await expect(page.get_by_role("textbox")).to_be_focused()
+    await button(page, "Retry").click()
+    assert await answer_of(page) == "Whole."
 
 
 STORY = [f"Line {n} of *many*.\n\n" for n in range(40)]
