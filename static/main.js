@@ -4,7 +4,7 @@
 import { ChatError, cancelRun, followRun, refusal, streamChat, uuid } from "./stream.js";
 import { Turn, drawQuestion, enableCopy, followEnd } from "./view.js";
 import { Wire } from "./wire.js";
-import { translate, words } from "./words.js";
+import { failures, translate, words } from "./words.js";
 
 /** @typedef {import("./stream.js").Done} Done */
 /** @typedef {import("./stream.js").FollowOptions} FollowOptions */
@@ -14,8 +14,13 @@ import { translate, words } from "./words.js";
  * @property {string | null} runId
  * @property {AbortController} reading
  * @property {boolean} stopping
+ * @property {boolean} waiting whether it waits for its next attempt
  * @property {() => void} cut
  */
+
+// How long a server may take to stop a run before the page no longer waits for it.
+const STOP_MS = 4000;
+const RESTORE_AGAIN_MS = 3000;
 
 translate(document);
 
@@ -29,7 +34,7 @@ const cut = /** @type {HTMLButtonElement} */ (byId("cut"));
 const download = /** @type {HTMLButtonElement} */ (byId("download"));
 const tokenForm = /** @type {HTMLFormElement} */ (byId("token-form"));
 const wirePanel = byId("wire");
-const wire = new Wire(byId("frames"), byId("wire-sum"), byId("timeline"), byId("wire-warning"));
+const wire = new Wire(byId("frames"), byId("wire-sum"), byId("timeline"), byId("scale"), byId("wire-warning"));
 const toEnd = followEnd(byId("scroll"), byId("to-end"));
 
 const state = {
@@ -38,6 +43,10 @@ const state = {
   threadId: sessionStorage.getItem("thread") ?? uuid(),
   /** @type {Running | null} */
   running: null,
+  // Until the conversation is read back, a new turn would stand before what came earlier.
+  restoring: true,
+  /** The turn that waits for a person's answer. @type {Turn | null} */
+  asking: null,
 };
 
 /** @type {import("./view.js").Actions} */
@@ -46,15 +55,16 @@ const actions = {
   answer: (turn, answer) =>
     follow(turn, (options) => streamChat(null, { ...options, threadId: state.threadId, resume: answer }), true),
   edit: (text) => {
-    message.value = text;
-    grow();
     message.focus();
+    // As if it were typed, so that Undo brings back what was being written.
+    message.select();
+    document.execCommand("insertText", false, text);
   },
 };
 
 /** Asks the agent. @param {string} text */
 function ask(text) {
-  if (state.running) return;
+  if (state.running || state.restoring) return;
   drawQuestion(log, text, actions);
   const turn = new Turn(log, text, actions);
   toEnd();
@@ -72,7 +82,7 @@ function ask(text) {
 async function follow(turn, begin, resumes = false, runId = null) {
   if (state.running) return;
   /** @type {Running} */
-  const running = { turn, runId, reading: new AbortController(), stopping: false, cut: () => {} };
+  const running = { turn, runId, reading: new AbortController(), stopping: false, waiting: false, cut: () => {} };
   state.running = running;
   sessionStorage.setItem("thread", state.threadId);
   turn.begin();
@@ -89,28 +99,36 @@ async function follow(turn, begin, resumes = false, runId = null) {
       },
       onState: (name, waitMs) => {
         if (state.running === running) showState(name, waitMs);
-        if (waitMs) wire.broken();
-        // Without a run there is nothing to stop but the attempt itself.
-        if (running.stopping && !running.runId && name === "reconnecting") running.reading.abort();
+        running.waiting = waitMs > 0;
+        if (running.waiting) wire.broken();
+        // Another attempt would start what is to be stopped.
+        if (running.waiting && running.stopping && !running.runId) running.reading.abort();
       },
       onEvent: (event) => {
         wire.event(event);
         if (event.type === "start") {
           running.runId = event.run_id;
           sessionStorage.setItem("run", event.run_id);
+          sessionStorage.setItem("asked", turn.question);
           sessionStorage.setItem("resumes", String(resumes));
-          if (running.stopping) stopRun(running);
+          keepDraft();
+          if (state.asking !== turn) state.asking?.withdraw();
+          state.asking = null;
+          if (running.stopping) cancel(running);
         }
         turn.apply(event);
       },
     });
     if (!done) turn.end(null);
   } catch (error) {
-    turn.end(null);
+    turn.end(running.stopping ? { type: "done", reason: "cancelled" } : null);
+    const unanswered = resumes && !running.runId;
+    if (unanswered) turn.reopen();
     // What was sent before a run began can be sent again; a run that is lost needs a new one.
-    const again = () => (running.runId ? ask(turn.question) : follow(turn, begin, resumes));
+    const again = () => (running.runId || unanswered ? ask(turn.question) : follow(turn, begin));
     if (!running.reading.signal.aborted) failed(running, error, again);
   } finally {
+    if (turn.asks) state.asking = turn;
     if (state.running === running) {
       state.running = null;
       showRunning();
@@ -129,40 +147,52 @@ function failed({ turn, runId }, error, again) {
     throw error;
   }
   if (error.status === 401) askToken();
-  const told = /** @type {Record<string, string>} */ (words)[error.code] ?? error.message;
+  const told = failures[error.code] ?? error.message;
   const ref = error.details.ref === undefined ? undefined : String(error.details.ref);
-  const passing = error.status === 0 || error.status >= 500 || error.status === 409 || error.code === "unknown_run";
+  const lost = ["unknown_run", "nothing_to_resume"].includes(error.code);
+  const passing = error.status === 0 || error.status >= 500 || error.status === 409 || lost;
   turn.fail(told, ref, passing ? again : null);
   // A message that the server did not take is not lost.
   if (!passing && !runId && !message.value) actions.edit(turn.question);
 }
 
-/** @param {Running} running */
-async function stopRun(running) {
+/** Stops the run, or the attempt to begin one. @param {Running} running */
+function stopRun(running) {
+  if (running.stopping) return;
   running.stopping = true;
   stop.disabled = true;
-  if (!running.runId) return;
+  if (running.runId) cancel(running);
+  else if (running.waiting) running.reading.abort();
+  // Who asked to stop does not wait for a server that does not answer.
+  setTimeout(() => running.reading.abort(), STOP_MS);
+}
+
+/** @param {Running} running */
+async function cancel({ runId, reading }) {
   try {
-    await cancelRun(`/api/runs/${running.runId}`, { headers: authorization() });
+    await cancelRun(`/api/runs/${runId}`, { headers: authorization(), signal: reading.signal });
   } catch {
-    running.reading.abort();
+    reading.abort();
   }
 }
 
 /** Reads the conversation back after a reload, and joins its run. */
 async function restore() {
+  const { threadId } = state;
   if (!sessionStorage.getItem("thread")) return;
-  const threadUrl = `/api/threads/${encodeURIComponent(state.threadId)}`;
-  const response = await fetch(threadUrl, { headers: authorization() });
+  const response = await fetch(`/api/threads/${encodeURIComponent(threadId)}`, { headers: authorization() });
   if (response.status === 401) return askToken();
-  if (!response.ok) return;
-  const thread = await response.json();
+  if (!response.ok && response.status !== 404) throw await refusal(response);
+  const thread = response.ok ? await response.json() : { messages: [] };
   const messages = /** @type {any[]} */ (thread.messages);
-  const resumes = sessionStorage.getItem("resumes") === "true";
-  const kept = sessionStorage.getItem("run");
-  // An ended run that is still kept tells more than the thread: its errors, and what it asks.
-  const runId = thread.run_id ?? (kept && !resumes && (await isKept(kept)) ? kept : null);
   const last = messages.map((item) => item.role).lastIndexOf("user");
+  const resumes = sessionStorage.getItem("resumes") === "true";
+  // An ended run that is still kept tells more than the thread: its errors, and what it asks. But
+  // another page may have gone on with the thread since.
+  const kept = messages[last]?.content === sessionStorage.getItem("asked") && !resumes && sessionStorage.getItem("run");
+  const runId = thread.run_id ?? (kept && (await isKept(kept)) ? kept : null);
+  if (state.threadId !== threadId) return;
+  log.replaceChildren();
   /** @type {Turn | null} */
   let turn = null;
   messages.forEach((item, i) => {
@@ -179,12 +209,18 @@ async function restore() {
     } else if (item.role === "tool") turn.toolEnded(item.tool_call_id, item.status, item.result ?? item.message);
   });
   const current = /** @type {Turn | null} */ (turn);
-  showRunning();
   if (current && runId) follow(current, (options) => followRun(`/api/runs/${runId}`, options), resumes, runId);
-  else {
-    if (thread.interrupts) current?.apply({ type: "interrupt", interrupts: thread.interrupts });
-    current?.end(null);
+  else if (current) {
+    if (thread.interrupts) current.apply({ type: "interrupt", interrupts: thread.interrupts });
+    if (current.asks) state.asking = current;
+    // How the run of an unanswered question ended nobody knows any more.
+    const { role, content } = messages[messages.length - 1];
+    current.end(null, !current.asks && !(role === "assistant" && content));
   }
+  // It was taken, though no answer told so.
+  if (message.value === messages[last]?.content) message.value = "";
+  grow();
+  showRunning();
   toEnd();
 }
 
@@ -201,19 +237,22 @@ async function start() {
   const info = await response.json();
   const demo = info.model === "demo";
   const label = byId("model");
-  label.textContent = demo ? words.demoShort : info.model;
-  label.title = info.agent ?? "";
-  label.hidden = !info.model;
+  label.textContent = demo ? words.demoShort : (info.model ?? info.agent);
+  label.title = info.agent;
+  label.hidden = false;
   byId("demo").hidden = !demo;
   // The suggestions name the built-in tools, which an agent of one's own does not have.
   byId("suggestions").hidden = String(info.agent ?? "").includes(":");
   tokenForm.hidden = true;
   composer.hidden = false;
   await restore();
-  message.focus();
+  state.restoring = false;
+  showReady();
+  if (document.activeElement === document.body) message.focus();
 }
 
 function askToken() {
+  byId("token-refused").hidden = !state.token;
   tokenForm.hidden = false;
   composer.hidden = true;
   byId("token").focus();
@@ -226,14 +265,15 @@ function authorization() {
 
 function showRunning() {
   const running = state.running !== null;
-  const focused = document.activeElement === stop || document.activeElement === send;
   send.hidden = running;
   stop.hidden = !running;
   cut.disabled = !running;
   stop.disabled = false;
   if (running) download.disabled = false;
   byId("welcome").hidden = log.childElementCount > 0;
-  if (focused) message.focus();
+  // What was pressed may be hidden or gone by now; the focus stays on the page all the same.
+  const { activeElement } = document;
+  if ((running && activeElement === document.body) || !activeElement?.checkVisibility()) message.focus();
 }
 
 /**
@@ -245,6 +285,16 @@ function showState(name, waitMs) {
   const wait = waitMs ? ` · ${Math.ceil(waitMs / 1000)} ${words.secondsUnit}` : "";
   label.dataset.state = name;
   label.textContent = words[name] + wait;
+}
+
+/** Shows that nothing is on its way, or that nothing can be. */
+function showReady() {
+  if (!state.running && !state.restoring) showState(navigator.onLine ? "ended" : "offline", 0);
+}
+
+/** Keeps what is being written for a reload, which would lose it. */
+function keepDraft() {
+  sessionStorage.setItem("draft", message.value);
 }
 
 function grow() {
@@ -273,12 +323,16 @@ function byId(id) {
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = message.value;
-  if (!text.trim() || state.running) return;
+  if (!text.trim() || state.running || state.restoring) return;
+  // It stays the draft until the server has taken it.
   message.value = "";
   grow();
   ask(text);
 });
-message.addEventListener("input", grow);
+message.addEventListener("input", () => {
+  grow();
+  keepDraft();
+});
 message.addEventListener("keydown", (event) => {
   // While an input method composes, Enter chooses a word; some browsers tell only by code 229.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
@@ -288,8 +342,9 @@ message.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !event.isComposing && state.running) stopRun(state.running);
 });
-stop.addEventListener("click", () => {
-  if (state.running) stopRun(state.running);
+stop.addEventListener("click", (event) => {
+  // Stop takes the place of Send; the second click of a double click is none of its own.
+  if (state.running && event.detail < 2) stopRun(state.running);
 });
 byId("new").addEventListener("click", () => {
   const { running } = state;
@@ -299,11 +354,12 @@ byId("new").addEventListener("click", () => {
     state.running = null;
   }
   state.threadId = uuid();
-  sessionStorage.removeItem("thread");
-  sessionStorage.removeItem("run");
+  state.asking = null;
+  for (const name of ["thread", "run", "asked", "resumes"]) sessionStorage.removeItem(name);
   log.replaceChildren();
   wire.reset();
-  showState("ended", 0);
+  download.disabled = true;
+  showReady();
   showRunning();
   message.focus();
 });
@@ -313,7 +369,6 @@ tokenForm.addEventListener("submit", (event) => {
   event.preventDefault();
   state.token = /** @type {HTMLInputElement} */ (byId("token")).value.trim();
   sessionStorage.setItem("token", state.token);
-  log.replaceChildren();
   start().catch(notReached);
 });
 cut.addEventListener("click", () => state.running?.cut());
@@ -325,14 +380,19 @@ download.addEventListener("click", () => {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 });
 byId("wire-toggle").addEventListener("click", () => showWire(Boolean(wirePanel.hidden)));
+for (const name of ["online", "offline"]) addEventListener(name, showReady);
 
 /** @param {unknown} error */
 function notReached(error) {
   const label = byId("state");
   label.dataset.state = "offline";
   label.textContent = error instanceof ChatError ? error.message : words.unreachable;
+  // A server that restarts is back soon, and what it kept is then read back.
+  setTimeout(() => start().catch(notReached), RESTORE_AGAIN_MS);
 }
 
+message.value = sessionStorage.getItem("draft") ?? "";
+grow();
 enableCopy(log);
 showWire(sessionStorage.getItem("wire") === "true");
 start().catch(notReached);

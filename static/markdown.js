@@ -161,7 +161,8 @@ export class Markdown {
       return;
     }
     // A paragraph goes on even where its quote mark or indent is missing.
-    if (this.#leaf?.type === "text" && this.#leaf.el.localName === "p") {
+    // A bar at its start may begin a table, which models put right under their words.
+    if (this.#leaf?.type === "text" && this.#leaf.el.localName === "p" && rest.trimStart()[0] !== "|") {
       this.#leaf.inline.add("\n" + rest.trimStart());
       this.#leaf.source = null;
       return;
@@ -385,7 +386,7 @@ function parse(text, before, final, depth) {
   if (final) settled = text.length;
   else if (settled === Infinity) {
     // The last word may become a link, the last half of a pair a character, two spaces a break.
-    const tail = /[\w:/.\uD800-\uDBFF ]*$/.exec(text.slice(-SPAN))?.[0].length ?? 0;
+    const tail = /(?:[\w:/.\uD800-\uDBFF]+| +)$/.exec(text.slice(-SPAN))?.[0].length ?? 0;
     const kept = Math.min(tail, plain.length);
     settled = text.length - kept;
     const open = plain.slice(plain.length - kept);

@@ -6,7 +6,7 @@
  */
 
 import { Markdown } from "./markdown.js";
-import { words } from "./words.js";
+import { failures, words } from "./words.js";
 
 /** @typedef {import("./stream.js").StreamEvent} StreamEvent */
 /** @typedef {import("./stream.js").ToolStatus} ToolStatus */
@@ -70,12 +70,20 @@ export function followEnd(scroller, button) {
     button.hidden = following;
   });
   new ResizeObserver(follow).observe(scroller);
+  // Who opens a card reads it, and is no longer at the end.
+  scroller.addEventListener("click", (event) => {
+    if (event.target instanceof Element && event.target.closest("summary")) following = false;
+  });
+  scroller.addEventListener("toggle", () => (following = distance() < 8), true);
   afterwards.add(follow);
   const toEnd = () => {
     following = true;
     follow();
   };
-  button.addEventListener("click", toEnd);
+  button.addEventListener("click", () => {
+    toEnd();
+    scroller.focus();
+  });
   return toEnd;
 }
 
@@ -92,12 +100,13 @@ export class Turn {
   #retry = button(words.retry, () => this.actions.ask(this.question));
   /** @type {Map<string, { el: HTMLElement, markdown: Markdown, text: string, drawn: number }>} */
   #texts = new Map();
-  /** @type {Map<string, { el: HTMLDetailsElement, box: HTMLElement, text: string }>} */
+  /** @type {Map<string, { box: HTMLElement, text: string }>} */
   #reasonings = new Map();
   /** @type {Map<string, ToolCard>} */
   #tools = new Map();
   /** @type {HTMLFormElement | null} */
   #form = null;
+  #answered = make("p");
   /** @type {{ id: string, answer: () => unknown }[]} */
   #questions = [];
 
@@ -156,7 +165,7 @@ export class Turn {
         if (this.#texts.get(event.message_id)?.text !== event.content) this.#replace(event.message_id, event.content);
         break;
       case "error":
-        this.fail(event.message, event.ref, event.retryable ? () => this.actions.ask(this.question) : null);
+        this.fail(failures[event.code] ?? event.message, event.ref, event.retryable ? () => this.actions.ask(this.question) : null);
         break;
       case "done":
         this.end(event);
@@ -231,8 +240,25 @@ export class Turn {
     this.#body.append(box);
   }
 
-  /** Ends the turn's drawing; null where no `done` told how it ended. @param {import("./stream.js").Done | null} done */
-  end(done) {
+  /** Asks again what was answered, since the answer did not arrive. */
+  reopen() {
+    this.asks = true;
+    this.#lock(false);
+  }
+
+  /** Asks no longer, since the conversation went on without an answer. */
+  withdraw() {
+    this.asks = false;
+    this.#form?.remove();
+  }
+
+  /**
+   * Ends the turn's drawing.
+   *
+   * @param {import("./stream.js").Done | null} done null: nothing told how it ended
+   * @param {boolean} [again] whether to offer to ask again
+   */
+  end(done, again = done?.reason === "cancelled") {
     const { timings, usage, reason } = done ?? {};
     const facts = [];
     if (reason === "cancelled") facts.push(words.reasonCancelled);
@@ -241,8 +267,7 @@ export class Turn {
     if (timings) facts.push(`${words.total} ${seconds(timings.total_ms)}`);
     if (usage) facts.push(`${usage.total_tokens} ${words.tokens}`);
     this.#meta.textContent = facts.join(" · ");
-    // A failure has a button of its own.
-    this.#retry.hidden = reason !== "cancelled";
+    this.#retry.hidden = !again;
     this.#say("");
     for (const card of this.#tools.values()) if (card.state === "running") card.end(this.asks ? "interrupted" : "cancelled", undefined);
     if (this.#form && this.asks) this.#form.hidden = false;
@@ -269,9 +294,8 @@ export class Turn {
     this.#draw();
     for (const part of this.#texts.values()) if (part.drawn < part.text.length) return paint(this.#finish);
     for (const part of this.#texts.values()) part.markdown.end();
-    for (const part of this.#reasonings.values()) part.el.classList.remove("busy");
     this.#copy.hidden = !this.#texts.size;
-    this.#foot.hidden = this.#copy.hidden && !this.#meta.textContent;
+    this.#foot.hidden = this.#copy.hidden && this.#retry.hidden && !this.#meta.textContent;
     this.el.removeAttribute("aria-busy");
   };
 
@@ -288,10 +312,10 @@ export class Turn {
     let part = this.#reasonings.get(id);
     if (!part) {
       const el = document.createElement("details");
-      el.className = "reasoning busy";
+      el.className = "reasoning";
       const box = make("div");
       el.append(make("summary", "", words.reasoning), box);
-      part = { el, box, text: "" };
+      part = { box, text: "" };
       this.#reasonings.set(id, part);
       this.#body.append(el);
     }
@@ -319,24 +343,31 @@ export class Turn {
     if (!this.asks) {
       this.asks = true;
       this.#questions = [];
-      this.#form = document.createElement("form");
-      this.#form.className = "question";
+      const form = (this.#form = document.createElement("form"));
+      form.className = "question";
       // The run closes its log after the question; an answer before that would find it busy.
-      this.#form.hidden = true;
-      this.#form.append(make("h3", "", words.question), button(words.sendAnswer, null, "primary"));
-      const form = this.#form;
-      form.addEventListener("submit", (event) => {
-        event.preventDefault();
+      form.hidden = true;
+      this.#answered = make("p", "answered", words.answered);
+      this.#answered.hidden = true;
+      form.append(make("h3", "", words.question), this.#answered);
+      form.addEventListener("submit", (event) => event.preventDefault());
+      form.addEventListener("answered", () => {
         const answers = this.#questions.map(({ id, answer }) => /** @type {const} */ ([id, answer()]));
-        for (const field of form.querySelectorAll("fieldset")) field.disabled = true;
-        form.lastElementChild?.replaceWith(make("p", "answered", words.answered));
+        if (answers.some(([, answer]) => answer === undefined)) return;
+        this.#lock(true);
         this.actions.answer(this, answers.length === 1 ? answers[0][1] : Object.fromEntries(answers));
       });
       this.#body.append(form);
     }
     const { fields, answer } = question(value);
     this.#questions.push({ id, answer });
-    this.#form?.lastElementChild?.before(...fields);
+    this.#answered.before(...fields);
+  }
+
+  /** @param {boolean} answered */
+  #lock(answered) {
+    for (const field of this.#form?.querySelectorAll("fieldset") ?? []) field.disabled = answered;
+    this.#answered.hidden = !answered;
   }
 }
 
@@ -397,12 +428,13 @@ class ToolCard {
     if (result !== undefined) code(this.#result, result);
   }
 
-  /** @param {string} state */
+  /** Shows the state, with whole seconds while it runs and the exact time in the end. @param {string} state */
   #show(state) {
     this.state = this.el.dataset.state = state;
-    const elapsed = this.#started ? Math.floor((performance.now() - this.#started) / 1000) : 0;
+    const elapsed = this.#started ? (performance.now() - this.#started) / 1000 : 0;
     const word = /** @type {Record<string, string>} */ (words)[state] ?? state;
-    this.#state.textContent = elapsed ? `${word} · ${elapsed} ${words.secondsUnit}` : word;
+    const told = state === "running" ? Math.floor(elapsed) : elapsed.toFixed(1);
+    this.#state.textContent = Number(told) ? `${word} · ${told} ${words.secondsUnit}` : word;
   }
 }
 
@@ -431,7 +463,7 @@ export function enableCopy(log) {
   });
 }
 
-/** @typedef {{ fields: HTMLElement[], answer: () => unknown }} Question */
+/** @typedef {{ fields: HTMLElement[], answer: () => unknown }} Question its answer is undefined until all is said */
 /** @typedef {{ word: string, answer: (text: string) => unknown, box?: Box, label?: string }} Option */
 /** @typedef {HTMLInputElement | HTMLTextAreaElement} Box */
 
@@ -451,7 +483,10 @@ function question(value) {
       const config = asked.review_configs?.find((/** @type {any} */ each) => each.action_name === request.name);
       return review(request, config?.allowed_decisions ?? ["approve", "reject"]);
     });
-    const answer = () => ({ decisions: reviews.map((each) => each.answer()) });
+    const answer = () => {
+      const decisions = reviews.map((each) => each.answer());
+      return decisions.includes(undefined) ? undefined : { decisions };
+    };
     return { fields: reviews.flatMap(({ fields }) => fields), answer };
   }
   const told = typeof value === "string" ? value : (asked?.question ?? asked?.message);
@@ -496,9 +531,9 @@ function review({ name, args, description = "" }, allowed) {
   return choice(name, about, args, allowed.flatMap((kind) => options[kind] ?? []));
 }
 
-let choices = 0;
 /**
- * A choice between options; one with a box wants its text, too.
+ * A choice between options, each a button; one with a box takes its text along. What is pressed
+ * last counts, and each press says that there is an answer.
  *
  * @param {string} title
  * @param {string} about
@@ -508,36 +543,37 @@ let choices = 0;
  */
 function choice(title, about, details, options) {
   const field = make("fieldset");
-  const name = `choice-${++choices}`;
   field.append(make("legend", title ? "" : "visually-hidden", title || words.question));
   if (about) field.append(make("p", "", about));
   if (details !== undefined) field.append(code(make("pre"), details));
-  const radios = options.map(({ word }, i) => {
-    const radio = document.createElement("input");
-    Object.assign(radio, { type: "radio", name, checked: i === 0 });
-    const label = make("label");
-    label.append(radio, word);
-    field.append(label);
-    return radio;
-  });
-  const boxes = options.map(({ box, label = "" }) => {
-    const labelled = make("label", "words", label);
-    if (box) field.appendChild(labelled).append(box);
-    return labelled;
-  });
-  const show = () =>
-    options.forEach(({ box }, i) => {
-      boxes[i].hidden = !radios[i].checked;
-      // What is disabled need not be valid.
-      if (box) box.disabled = !radios[i].checked;
-    });
-  field.addEventListener("change", show);
-  show();
-  const answer = () => {
-    const option = options[radios.findIndex((radio) => radio.checked)];
-    return option?.answer(option.box?.value.trim() ?? "");
-  };
-  return { fields: [field], answer };
+  /** @type {unknown} */
+  let given;
+  for (const { word, answer, box, label = "" } of options) {
+    const press = button(
+      word,
+      () => {
+        if (!(box?.reportValidity() ?? true)) return;
+        given = answer(box?.value.trim() ?? "");
+        for (const each of field.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each === press));
+        field.dispatchEvent(new Event("answered", { bubbles: true }));
+      },
+      "",
+    );
+    const option = make("div", "option");
+    if (box) {
+      const labelled = option.appendChild(make("label", "", label));
+      labelled.append(box);
+      box.addEventListener("keydown", (event) => {
+        const { key, isComposing, keyCode } = /** @type {KeyboardEvent} */ (event);
+        if (key !== "Enter" || isComposing || keyCode === 229 || box.localName === "textarea") return;
+        event.preventDefault();
+        press.click();
+      });
+    }
+    option.append(press);
+    field.append(option);
+  }
+  return { fields: [field], answer: () => given };
 }
 
 /** @param {boolean} required */
@@ -566,14 +602,14 @@ function isObject(json) {
 
 /**
  * @param {string} label
- * @param {((button: HTMLButtonElement) => void) | null} act null: the button submits its form
+ * @param {(button: HTMLButtonElement) => void} act
  */
 function button(label, act, className = "quiet") {
   const el = document.createElement("button");
-  el.type = act ? "button" : "submit";
+  el.type = "button";
   el.className = className;
   el.textContent = label;
-  if (act) el.addEventListener("click", () => act(el));
+  el.addEventListener("click", () => act(el));
   return el;
 }
 

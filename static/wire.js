@@ -39,12 +39,14 @@ export class Wire {
    * @param {HTMLElement} list
    * @param {HTMLElement} sum
    * @param {Element} picture
+   * @param {HTMLElement} scale
    * @param {HTMLElement} warning
    */
-  constructor(list, sum, picture, warning) {
+  constructor(list, sum, picture, scale, warning) {
     this.list = list;
     this.sum = sum;
     this.picture = picture;
+    this.scale = scale;
     this.warning = warning;
   }
 
@@ -72,6 +74,7 @@ export class Wire {
   /** Notes that the connection was lost: what follows is a replay. */
   broken() {
     this.#live = false;
+    this.#add("", "lost", 0, words.lost);
   }
 
   /** @param {Frame} frame */
@@ -93,7 +96,12 @@ export class Wire {
     else if (event.type === "tool_result") {
       const bar = this.#tools.get(event.tool_call_id);
       if (bar) bar.to = ms;
-    } else if (event.type === "done" && this.#live && event.timings) this.#warn(ms, event.timings);
+    } else if (event.type === "done") {
+      // Nothing follows, so the picture can be filled.
+      this.#scaleMs = Math.max(ms, 1);
+      this.#marked = 0;
+      if (this.#live && event.timings) this.#warn(ms, event.timings);
+    }
   }
 
   /**
@@ -148,6 +156,7 @@ export class Wire {
     const more = this.#rows.length > MAX_ROWS ? ` · ${words.earlier}` : "";
     this.sum.textContent = `${this.#raw.length} ${words.frames} · ${kib} KiB${first}${more}`;
     this.#picture();
+    this.scale.textContent = `${(this.#scaleMs / 1000).toFixed(1)} s`;
   };
 
   /** Adds the marks of new rows; all are drawn anew only when the run outgrows the scale. */
@@ -169,10 +178,29 @@ export class Wire {
       this.#marks.add(`${kind} ${x(ms)}`);
       this.picture.append(rect(kind, x(ms), kind === "text" ? 6 : 2, 2, kind === "text" ? 18 : 26));
     }
-    for (const bar of this.picture.querySelectorAll(".tool")) bar.remove();
-    let lane = 0;
-    for (const { from, to, tool } of this.#tools.values()) {
-      const bar = rect("tool", x(from), 32 + 9 * (lane++ % 3), Math.max(3, x(to ?? now) - x(from)), 7);
+    for (const shape of this.picture.querySelectorAll(".tool, .first")) shape.remove();
+    if (this.#firstTokenMs !== null) this.picture.append(rect("first", x(this.#firstTokenMs), 0, 3, 60));
+    this.#bars(x, now);
+  }
+
+  /**
+   * Draws each tool as a bar, those that ran at the same time below each other.
+   *
+   * @param {(ms: number) => number} x
+   * @param {number} now
+   */
+  #bars(x, now) {
+    /** @type {number[]} When each lane is free again. */
+    const lanes = [];
+    const bars = [...this.#tools.values()].map(({ from, to, tool }) => {
+      const free = lanes.findIndex((end) => end <= from);
+      const lane = free < 0 ? lanes.length : free;
+      lanes[lane] = to ?? Infinity;
+      return { lane, left: x(from), width: Math.max(3, x(to ?? now) - x(from)), tool };
+    });
+    const height = Math.min(9, 28 / lanes.length);
+    for (const { lane, left, width, tool } of bars) {
+      const bar = rect("tool", left, 31 + height * lane, width, height * 0.8);
       bar.appendChild(document.createElementNS(SVG, "title")).textContent = tool;
       this.picture.append(bar);
     }
@@ -180,7 +208,7 @@ export class Wire {
 }
 
 /** @type {Record<string, string>} */
-const KINDS = { text_delta: "text", heartbeat: "heartbeat", connect: "connect", error: "error" };
+const KINDS = { text_delta: "text", heartbeat: "heartbeat", connect: "connect", lost: "lost", error: "error" };
 
 /**
  * @param {string} kind

@@ -38,11 +38,10 @@ const en = {
   approve: "Approve",
   reject: "Reject",
   respond: "Answer for it",
-  answer: "Answer in words",
+  answer: "Answer",
   words: "Your answer",
   why: "Words for the agent (optional)",
   noObject: "This is no JSON object.",
-  sendAnswer: "Send the answer",
   question: "The agent asks you",
   answered: "Answered",
   connecting: "Connecting",
@@ -58,20 +57,22 @@ const en = {
   tokens: "tokens",
   failed: "Something went wrong on this page.",
   unreachable: "The server cannot be reached.",
-  connection_lost: "The connection was lost and did not come back.",
-  unknown_run: "The server no longer knows this run; it may have been restarted.",
   ref: "reference",
   tokenAsk: "This server wants an access token.",
   token: "Access token",
   tokenSave: "Use it",
+  tokenRefused: "The server refused that token.",
   wireTitle: "The wire",
   wireLead: "Every frame as it came.",
   timeline: "When the frames came",
   cut: "Cut connection",
   download: "Download",
   connection: "connection",
+  lost: "connection lost",
   after: "after event",
   heartbeat: "heartbeat",
+  text: "text",
+  tool: "tool",
   frames: "frames",
   earlier: "earlier frames are in the download",
   held: "Something on the way held frames back for {} s: a proxy that buffers?",
@@ -115,11 +116,10 @@ const ja = {
   approve: "承認",
   reject: "却下",
   respond: "代わりに答える",
-  answer: "言葉で答える",
+  answer: "回答する",
   words: "回答",
   why: "エージェントへのひとこと（任意）",
   noObject: "JSON オブジェクトではありません。",
-  sendAnswer: "回答を送る",
   question: "エージェントからの質問",
   answered: "回答しました",
   connecting: "接続中",
@@ -135,20 +135,22 @@ const ja = {
   tokens: "トークン",
   failed: "このページで問題が起きました。",
   unreachable: "サーバーに接続できません。",
-  connection_lost: "接続が切れ、復旧しませんでした。",
-  unknown_run: "サーバーはこの実行をもう保持していません。再起動された可能性があります。",
   ref: "参照番号",
   tokenAsk: "このサーバーにはアクセストークンが必要です。",
   token: "アクセストークン",
   tokenSave: "使う",
+  tokenRefused: "サーバーはそのトークンを拒否しました。",
   wireTitle: "通信の中身",
   wireLead: "届いたフレームをそのまま並べます。",
   timeline: "フレームが届いた時刻",
   cut: "接続を切る",
   download: "保存",
   connection: "接続",
+  lost: "切断",
   after: "再開位置",
   heartbeat: "ハートビート",
+  text: "本文",
+  tool: "ツール",
   frames: "フレーム",
   earlier: "これより前は保存ファイルにあります",
   held: "フレームが途中で {} 秒止められていました。プロキシがバッファしていませんか？",
@@ -158,6 +160,38 @@ export const language = navigator.language.toLowerCase().startsWith("ja") ? "ja"
 
 /** The words of the browser's language. */
 export const words = language === "ja" ? ja : en;
+
+/**
+ * What is said of a failure by its code, where the server's own words, which are English, would not do.
+ *
+ * @type {Record<string, string>}
+ */
+export const failures =
+  language === "ja"
+    ? {
+        timeout: "時間内に終わりませんでした。",
+        model_auth: "モデルの提供元がキーを拒否しました。",
+        model_rate_limit: "モデルの提供元が混み合っています。しばらくしてからもう一度お試しください。",
+        model_unreachable: "モデルに接続できません。",
+        model_error: "モデルの回答が失敗しました。",
+        agent_error: "エージェントでエラーが起きました。",
+        too_large: "上限の大きさを超えました。",
+        shutdown: "サーバーが停止します。しばらくしてからもう一度お試しください。",
+        draining: "サーバーが停止します。しばらくしてからもう一度お試しください。",
+        too_many_runs: "サーバーが混み合っています。しばらくしてからもう一度お試しください。",
+        thread_busy: "この会話では別の実行が続いています。",
+        nothing_to_resume: "サーバーはこの質問をもう待っていません。",
+        unavailable: "サーバーの保存先に接続できません。しばらくしてからもう一度お試しください。",
+        internal: "サーバーでエラーが起きました。",
+        unreachable: "サーバーに接続できません。",
+        connection_lost: "接続が切れ、復旧しませんでした。",
+        unknown_run: "サーバーはこの実行をもう保持していません。再起動された可能性があります。",
+      }
+    : {
+        connection_lost: "The connection was lost and did not come back.",
+        nothing_to_resume: "The server no longer waits for this answer.",
+        unknown_run: "The server no longer knows this run; it may have been restarted.",
+      };
 
 /**
  * Puts words where the HTML asks for them: `data-words` names an element's text, `data-label` its

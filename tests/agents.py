@@ -118,3 +118,18 @@ def reviewed() -> Any:
     script = [call("double", '{"n": 2}', "c1"), ["Done."]]
     review = HumanInTheLoopMiddleware(interrupt_on={"double": True})
     return create_agent(ScriptedModel(script=script), [double], middleware=[review])
+
+
+def ask_one(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"One: {interrupt('May I do one?')}")]}
+
+
+def ask_two(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [AIMessage(f"Two: {interrupt('May I do two?')}")]}
+
+
+_asking_twice = StateGraph(MessagesState)
+for _name, _node in (("one", ask_one), ("two", ask_two)):
+    _asking_twice.add_node(_name, _node)
+    _asking_twice.add_edge(START, _name)
+asking_twice = _asking_twice.compile()

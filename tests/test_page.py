@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -160,6 +161,87 @@ async def test_escape_stops_and_the_question_can_be_asked_again(
     assert await answer_of(page) == "Whole."
 
 
+async def test_stop_does_not_wait_for_a_server_that_hangs(
+    launch: Launch, visit: Launch, upstream: Upstream
+) -> None:
+    upstream.replies = [[*text("Half"), STALL]]
+    server = await launch(OPENAI_BASE_URL=upstream.url)
+    page = await visit(server, breaks=True)
+    # Stop takes the place of Send, where a second click comes soon.
+    await page.get_by_role("textbox").fill("hi")
+    await button(page, "Send").dblclick()
+    await expect(page.get_by_role("log")).to_contain_text("Half")
+    server.process.send_signal(signal.SIGSTOP)
+    await button(page, "Stop").click()
+    await expect(page.get_by_role("log")).to_contain_text("Stopped.")
+    await expect(button(page, "Retry")).to_be_visible()
+    server.process.send_signal(signal.SIGCONT)
+
+
+async def test_what_is_written_and_not_yet_taken_outlives_a_reload(
+    launch: Launch, visit: Launch, upstream: Upstream
+) -> None:
+    upstream.replies = [text("Answer.")]
+    page = await visit(await launch(OPENAI_BASE_URL=upstream.url), breaks=True)
+    box = page.get_by_role("textbox")
+    await box.fill("A draft")
+    await page.reload()
+    await expect(box).to_have_value("A draft")
+    await page.route("**/api/chat", lambda route: route.abort())
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("log")).to_contain_text("A draft")
+    await page.reload()
+    await expect(box).to_have_value("A draft")
+    await page.unroute("**/api/chat")
+    await page.keyboard.press("Enter")
+    await answer_of(page)
+    await page.reload()
+    await expect(page.get_by_role("log")).to_contain_text("Answer.")
+    await expect(box).to_have_value("")
+
+
+async def test_a_page_whose_server_does_not_answer_yet_reads_its_conversation_later(
+    launch: Launch, visit: Launch
+) -> None:
+    page = await visit(await launch(), breaks=True)
+    await ask(page, "6 * 7")
+    await answer_of(page)
+    await page.route("**/api/threads/**", lambda route: route.abort())
+    await page.reload()
+    await expect(page.locator("#state")).to_have_attribute("data-state", "offline")
+    await page.unroute("**/api/threads/**")
+    await expect(page.get_by_role("log")).to_contain_text("42")
+    await expect(page.locator("#state")).to_have_attribute("data-state", "ended")
+
+
+async def test_a_reload_shows_each_answer_under_its_own_question(
+    launch: Launch, visit: Launch, upstream: Upstream
+) -> None:
+    """Another page went on with the thread, while the run that this one knows is still kept."""
+    upstream.replies = [text("One."), text("Two.")]
+    server = await launch(OPENAI_BASE_URL=upstream.url)
+    page = await visit(server)
+    await ask(page, "one")
+    await answer_of(page)
+    thread_id = await page.evaluate("sessionStorage.getItem('thread')")
+    await server.run("two", thread_id=thread_id)
+    await page.reload()
+    answers = page.locator(".turn.agent .markdown")
+    await expect(answers).to_have_text(["One.", "Two."])
+
+
+async def test_several_questions_are_answered_together(launch: Launch, visit: Launch) -> None:
+    page = await visit(await launch(AGENT="tests.agents:asking_twice"))
+    await ask(page, "hi")
+    first, second = (page.locator("form.question fieldset").nth(n) for n in range(2))
+    await first.get_by_role("button", name="Approve").click()
+    await expect(page.locator(".answered")).to_be_hidden()
+    await second.get_by_role("textbox").fill("No.")
+    await page.keyboard.press("Enter")
+    await ended(page)
+    await expect(page.locator(".turn.agent .markdown")).to_have_text(["One: True", "Two: No."])
+
+
 STORY = [f"Line {n} of *many*.\n\n" for n in range(40)]
 
 
@@ -222,7 +304,7 @@ async def test_a_server_that_was_killed_is_told_and_asked_again(
 
 @pytest.mark.parametrize(
     ("choice", "words", "answer"),
-    [("Approve", "", "True"), ("Reject", "", "False"), ("Answer in words", "Why?", "Why?")],
+    [("Approve", "", "True"), ("Reject", "", "False"), ("Answer", "Why?", "Why?")],
 )
 async def test_a_question_of_the_graph_is_answered(
     launch: Launch, visit: Launch, choice: str, words: str, answer: str
@@ -234,10 +316,9 @@ async def test_a_question_of_the_graph_is_answered(
     await expect(form).to_contain_text("May I?")
     await page.wait_for_function(GONE)
     await page.reload()  # The run is forgotten by now, the question is not.
-    await form.get_by_label(choice).check()
     if words:
         await form.get_by_role("textbox").fill(words)
-    await button(page, "Send the answer").click()
+    await form.get_by_role("button", name=choice, exact=True).click()
     assert await answer_of(page) == f"Answered: {answer}"
 
 
@@ -251,12 +332,12 @@ async def test_a_tool_call_is_edited_before_it_runs(launch: Launch, visit: Launc
     page = await visit(await launch(AGENT="tests.agents:reviewed"))
     await ask(page, "double it")
     form = page.locator("form.question")
-    await form.get_by_label("Edit").check()
-    await form.get_by_role("textbox").fill("{")
-    await button(page, "Send the answer").click()
+    edited = form.get_by_label("Input")
+    await edited.fill("{")
+    await form.get_by_role("button", name="Edit").click()
     await expect(form.locator(":invalid").last).to_be_visible()
-    await form.get_by_role("textbox").fill('{"n": 21}')
-    await button(page, "Send the answer").click()
+    await edited.fill('{"n": 21}')
+    await form.get_by_role("button", name="Edit").click()
     assert await answer_of(page) == "Done."
     await expect(page.locator("details.tool", has_text="42")).to_have_count(1)
 
