@@ -523,13 +523,6 @@ class Runs:
         holder = await self.store.holder(_thread(thread_id))
         return None if holder is None or holder.startswith(FORGETTING) else holder
 
-    async def wait_for(self, run: AnyRun) -> None:
-        """Wait until the run has ended."""
-        if isinstance(run, Run) and (task := self._driving.get(run)):
-            await asyncio.wait({task})
-        while not run.log.closed:
-            await run.log.wait(run.log.last_id, math.inf)
-
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs, let the running ones finish within the grace, and end the rest."""
         self.draining = True
@@ -851,12 +844,12 @@ async def run_state(request: web.Request) -> web.StreamResponse:
 
 async def cancel(request: web.Request) -> web.StreamResponse:
     """Stop a run and answer when it has stopped."""
-    runs = request.app[RUNS]
-    run = await runs.get(request.match_info["run_id"])
+    run = await request.app[RUNS].get(request.match_info["run_id"])
     if run.log.closed:
         return send_json(run.document())
     run.stop("cancelled")
-    await runs.wait_for(run)
+    while not run.log.closed:
+        await run.log.wait(run.log.last_id, math.inf)
     return send_json(run.document(), 202)
 
 
