@@ -466,7 +466,8 @@ class Runs:
         store.owned = self._kept.get
         self._driving: dict[Run, asyncio.Task[None]] = {}
         self._threads: OrderedDict[str, None] = OrderedDict()
-        """The threads that had a turn here, the one whose last turn is longest ago first."""
+        """The threads that had a turn here and that no database keeps, the one whose last turn is
+        longest ago first."""
         self._forgetting: set[asyncio.Task[None]] = set()
 
     async def degraded(self) -> bool:
@@ -509,9 +510,7 @@ class Runs:
         claim = f"{FORGETTING} {secrets.token_hex(12)}"
         await self._claim_thread(thread_id, claim)
         try:
-            # Elsewhere it may have been forgotten already, where a database keeps it.
-            seen = thread_id in self._threads and not self.agent.database
-            if not seen and await self.agent.messages(thread_id) is None:
+            if thread_id not in self._threads and await self.agent.messages(thread_id) is None:
                 raise unknown_thread(thread_id)
             self._threads.pop(thread_id, None)
             await self.agent.forget(thread_id)
@@ -576,8 +575,9 @@ class Runs:
             await self._claim_thread(thread_id, run.id)
             try:
                 answers = None if asked.message else await self._answers(asked)
-                self._threads[thread_id] = None
-                self._threads.move_to_end(thread_id)
+                if not self.agent.database:
+                    self._threads[thread_id] = None
+                    self._threads.move_to_end(thread_id)
                 texts = await self.store.inherited(_thread(thread_id))
                 turn = Turn(self.agent, thread_id, asked.message, answers, texts)
                 reason = await run.drive(turn)
@@ -615,10 +615,7 @@ class Runs:
 
     def _forget_oldest(self) -> None:
         excess = len(self._threads) - self.settings.max_threads
-        if excess > 0 and self.agent.database:
-            # Those in a database are kept; only that they had a turn here is forgotten.
-            self._threads.popitem(last=False)
-        elif excess > 0:
+        if excess > 0:
             running = {run.thread_id for run in self._driving}
             idle = (thread_id for thread_id in self._threads if thread_id not in running)
             for thread_id in [*islice(idle, excess)]:
@@ -627,7 +624,8 @@ class Runs:
                 task.add_done_callback(self._forgetting.discard)
 
     async def _forget(self, thread_id: str) -> None:
-        with suppress(Refusal):  # It has a turn again.
+        # It has a turn again, or is tried again at the next run's end.
+        with suppress(Refusal, Unavailable):
             await self.forget(thread_id)
 
 
