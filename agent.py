@@ -17,7 +17,7 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
@@ -462,19 +462,19 @@ def _tell(message: AnyMessage, tools: Mapping[str, str]) -> dict[str, Any] | Non
 
 @dataclass
 class _Call:
-    """A tool call that an AI message asks for; its arguments may still be arriving."""
+    """A tool call that an AI message asks for."""
 
     tool: str
-    args: Any = None
-    fragments: list[str] = field(default_factory=list)
+    args: Any
+    """An object, the text that was to be one, or its fragments as they arrive."""
 
     @property
     def input(self) -> dict[str, Any]:
-        return _input("".join(self.fragments) if self.args is None else self.args)
+        return _input("".join(self.args) if isinstance(self.args, list) else self.args)
 
     @property
     def broken(self) -> bool:
-        return self.input.keys() == {"arguments"} and self.args is None
+        return self.input.keys() == {"arguments"} and not isinstance(self.args, dict)
 
 
 class Translator:
@@ -586,12 +586,7 @@ class Translator:
         else:
             self.answering = False
             for call in _calls(message):
-                args = call["args"]
-                self._asked[call["id"]] = (
-                    _Call(call["name"], fragments=[args])
-                    if isinstance(args, str)
-                    else _Call(call["name"], args)
-                )
+                self._asked[call["id"]] = _Call(call["name"], call["args"])
         if inside_tool or message.id is None:
             return
         deltas = self.texts.setdefault(message.id, [])
@@ -702,10 +697,10 @@ class Translator:
         key = message_id, fragment["index"]
         call_id, call = self._streaming.get(key, (None, None))
         if call is None or (fragment["id"] and fragment["id"] != call_id):
-            call_id, call = fragment["id"] or str(uuid4()), _Call(fragment["name"] or "")
+            call_id, call = fragment["id"] or str(uuid4()), _Call(fragment["name"] or "", [])
             self._streaming[key] = call_id, call
             self._asked[call_id] = call
-        call.fragments.append(fragment["args"] or "")
+        call.args.append(fragment["args"] or "")
 
     def _opened(self, call_id: str, tool: str, given: dict[str, Any]) -> Iterator[StreamEvent]:
         if call_id in self._open:
