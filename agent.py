@@ -65,7 +65,7 @@ from demo import JAPANESE, DemoModel, make_tools
 from events import StreamEvent
 
 INSIDE_TOOL = "inside_tool"
-"""The metadata key of a model call that a tool made: its text is not answer text."""
+"""The metadata key of what a tool ran, a model or a node: its text is not answer text."""
 
 ENDED_BY = "ended_by"
 """The mark of a tool message that this module wrote, for a call that its run left open."""
@@ -548,7 +548,7 @@ class Translator:
         Source: LangChain reference, ``Runnable.astream_events``.
         """
         run_id, data = event["run_id"], event["data"]
-        inside_tool = run_id in self.scope.inside
+        inside_tool = INSIDE_TOOL in event["metadata"]
         match event["event"]:
             case "on_chat_model_stream":
                 self._streamed.add(run_id)
@@ -722,7 +722,7 @@ _inside_tool: ContextVar[bool] = ContextVar("inside_tool", default=False)
 
 
 class ToolScope(BaseCallbackHandler):
-    """Marks the model calls that tools make, and knows each tool run's call id.
+    """Marks the models and nodes that tools run, and knows each tool run's call id.
 
     LangGraph sends a message chunk of a model inside a tool like any other, and a tool may hand
     the model the config of its node; only the context that the tool runs in tells.
@@ -733,7 +733,6 @@ class ToolScope(BaseCallbackHandler):
     ignore_llm = True
 
     def __init__(self) -> None:
-        self.inside: set[str] = set()
         self.call_ids: dict[str, str] = {}
         self._tokens: dict[UUID, Token[bool]] = {}
 
@@ -752,17 +751,13 @@ class ToolScope(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self.on_tool_end(None, run_id=run_id)
 
-    def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        if _inside_tool.get():
-            self.inside.add(str(run_id))
+    def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
+        # Whatever is told of this run later has the same dict.
+        if _inside_tool.get() and kwargs.get("metadata") is not None:
+            kwargs["metadata"][INSIDE_TOOL] = True
 
-    def on_chat_model_start(
-        self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any
-    ) -> None:
-        if _inside_tool.get():
-            self.inside.add(str(run_id))
-            if kwargs.get("metadata") is not None:
-                kwargs["metadata"][INSIDE_TOOL] = True
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        self.on_chain_start(serialized, messages, **kwargs)
 
 
 def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:

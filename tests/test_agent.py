@@ -305,6 +305,26 @@ async def test_an_agent_inside_a_tool_shows_its_tools_and_not_its_text(start: St
     assert [e["tool"] for e in of(events, "tool_result")] == ["add", "delegate"]
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_nodes_own_words_inside_a_tool_are_not_answer_text(
+    start: Start, wrapped: bool
+) -> None:
+    sub = graph_of(say=lambda state: {"messages": [AIMessage("inner")]}).compile()
+
+    @tool
+    async def delegate() -> str:
+        """Delegate."""
+        done = await sub.ainvoke({"messages": [HumanMessage("x")]})
+        return str(done["messages"][-1].text)
+
+    model = ScriptedModel(script=[call("delegate", "{}", "c1"), ["ok"]])
+    graph: Any = loop_graph(model, [delegate])
+    chain = RunnableLambda(lambda given: given) | graph
+    events = await (await start(Agent(chain if wrapped else graph, "x"))).run("go")
+    assert text_of(events) == "ok"
+    assert of(events, "tool_result")[0]["result"] == {"content": "inner"}
+
+
 # ------------------------------------------------------------------------------------------ graphs
 
 
