@@ -156,11 +156,7 @@ class Agent:
 
     async def forget(self, thread_id: str) -> None:
         """Forget the thread, its checkpoints included."""
-        await self._saver.adelete_thread(thread_id)
-
-    @property
-    def _saver(self) -> BaseCheckpointSaver[Any]:
-        return cast(BaseCheckpointSaver[Any], self.graph.checkpointer)
+        await cast(BaseCheckpointSaver[Any], self.graph.checkpointer).adelete_thread(thread_id)
 
     async def settle(
         self,
@@ -176,9 +172,9 @@ class Agent:
         what the graph would have done next is dropped. The calls ``failed`` are marked, so that no
         exception's text is told of them; None where that is not known. Returns the messages.
         """
-        if await self._saver.aget_tuple(_config(thread_id)) is None and turn is None:
-            return []
         state = await self.graph.aget_state(_config(thread_id), subgraphs=True)
+        if state.created_at is None and turn is None:  # a new thread
+            return []
         outputs = turn.translator.outputs if turn else {}
         for task in state.tasks:
             # A subgraph may have a memory of its own, which its next call goes on from.
