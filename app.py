@@ -591,6 +591,7 @@ class Runs:
             if run.begun.done():
                 raise
             run.begun.set_exception(error)
+            return
         finally:
             del self._driving[run]
         self._forget_oldest()
