@@ -984,14 +984,15 @@ async def read_cursor(request: web.Request, run: AnyRun) -> int:
     Source: WHATWG HTML, "Last-Event-ID".
     """
     cursor = request.headers.get("Last-Event-ID", request.query.get("last_event_id", "0"))
-    if re.fullmatch(r"[0-9]{1,15}", cursor) and int(cursor) > run.log.last_id:
-        await run.log.flush()  # Readers elsewhere may be ahead of this copy.
-    if not re.fullmatch(r"[0-9]{1,15}", cursor) or int(cursor) > run.log.last_id:
+    if re.fullmatch(r"[0-9]{1,15}", cursor):
+        if (after := int(cursor)) > run.log.last_id:
+            await run.log.flush()  # Readers elsewhere may be ahead of this copy.
+        if after <= run.log.last_id:
+            return after
         if request.app[RUNS].store.degraded:
             raise Unavailable
-        message = f"Last-Event-ID has to be a whole number from 0 to {run.log.last_id}."
-        raise Refusal(400, "invalid_last_event_id", message)
-    return int(cursor)
+    message = f"Last-Event-ID has to be a whole number from 0 to {run.log.last_id}."
+    raise Refusal(400, "invalid_last_event_id", message)
 
 
 # ------------------------------------------------------------------------------------- streams
