@@ -497,9 +497,9 @@ class Translator:
         self._interrupts: dict[str, Any] = {}
         self._asked: dict[str, _Call] = {}
         self._carried: dict[str, _Call] = {}
+        """What an earlier run asked for and this one has not begun."""
         self._streaming: dict[tuple[str | None, Any], tuple[str, _Call]] = {}
         self._open: dict[str, str] = {}
-        self._ended: set[str] = set()
         self._known: set[str | None] = set()
         self._streamed: set[str] = set()
         """The model calls that `translate_event` has seen deltas of."""
@@ -622,9 +622,7 @@ class Translator:
             return
         self._known.add(message.id or str(uuid4()))
         call_id = message.tool_call_id
-        call = self._asked.pop(call_id, None)
-        if call is None and call_id not in self._ended:
-            call = self._carried.get(call_id)
+        call = self._asked.pop(call_id, None) or self._carried.get(call_id)
         if call and call_id not in self._open:
             yield from self._opened(call_id, call.tool, call.input)
             yield from self.tool_finished(call_id, message)
@@ -703,7 +701,7 @@ class Translator:
             yield left_open(self._open[call_id], call_id, "cancelled")
         self._open[call_id] = tool
         self.outputs.pop(call_id, None)
-        self._ended.add(call_id)
+        self._carried.pop(call_id, None)
         yield StreamEvent("tool_call", tool=tool, tool_call_id=call_id, input=given)
 
 
