@@ -311,7 +311,7 @@ class Run:
         reason, error = self._outcome(work)
         await self._settle(reason)
         with suppress(OverflowError):
-            for event in () if self._full else turn.translator.never_started():
+            for event in turn.translator.never_started():
                 self._tell(event, self._limit)
         status = "interrupted" if reason == "interrupted" else "cancelled"
         for call_id, (tool, _) in [*self._open.items()]:
