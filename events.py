@@ -1,8 +1,9 @@
 """The vocabulary of the wire: events, the frames that carry them, and a run's log of frames.
 
 A run is an append-only log of frames; a response is a cursor on it. This module promises the
-exact bytes of a frame and that everyone who reads a log reads the same ones. It imports the
-standard library alone and knows neither HTTP nor LangGraph.
+exact bytes of a frame and that everyone who reads a log reads the same ones. `MemoryStore` gives
+out the logs, and tells who holds a name; `shared` has another one, for several processes. It
+imports the standard library alone and knows neither HTTP nor LangGraph.
 """
 
 from __future__ import annotations
@@ -188,8 +189,14 @@ class EventLog:
             _settle(news, True)
 
 
+def _settle(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
 class Unavailable(ConnectionError):
-    """What the runs share cannot be reached now."""
+    """What the runs share cannot be reached now; a reader that waits for it is cut like any other
+    whose connection fails."""
 
 
 class MemoryStore:
@@ -218,7 +225,10 @@ class MemoryStore:
         """Return a run of another process: here there is none."""
 
     async def claim(self, name: str, claim: str, leased: bool = True) -> str:
-        """Return the claim that holds the name: this one, where nobody came before."""
+        """Return the claim that holds the name: this one, where nobody came before.
+
+        ``leased`` is whether it ends with its process; here all do.
+        """
         return self._claims.setdefault(name, claim)
 
     async def inherited(self, name: str) -> dict[str, list[str]]:
@@ -236,8 +246,3 @@ class MemoryStore:
         """Give the name back, if this claim holds it."""
         if self._claims.get(name) == claim:
             del self._claims[name]
-
-
-def _settle(future: asyncio.Future[bool], value: bool) -> None:
-    if not future.done():
-        future.set_result(value)
