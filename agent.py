@@ -2,8 +2,8 @@
 
 `Agent` holds one graph and the threads that it remembers; `Turn` is one pass of it over a
 thread, told as `StreamEvent`s; `Translator` is the pure step between LangGraph's words and
-ours. Below them stand what loads a graph, and the built-in agent, whose tools and demo model are
-in `demo`. Nothing in here knows HTTP, bytes or event ids.
+ours. Below them stands what runs: the loading of a graph of one's own, and the built-in agent,
+whose tools and demo model are in `demo`. Nothing in here knows HTTP, bytes or event ids.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ ENDED_BY = "ended_by"
 """The mark of a tool message that this module wrote, for a call that its run left open."""
 
 TOLD = "told"
-"""What is told of a tool message instead of its own text."""
+"""The key of what is told of a tool message instead of its own text."""
 
 TOOL_FAILED = "The tool failed."
 MODEL_FILES = {chat_models.__file__, llms.__file__}
@@ -139,7 +139,8 @@ class Agent:
     ) -> list[dict[str, Any]] | None:
         """Return the conversation so far as plain objects, None for a thread unheard of.
 
-        ``unsettled`` is whether a run goes on, here or elsewhere.
+        ``unsettled`` is whether a run goes on, here or elsewhere: then what a failed tool said is
+        not told, since it is not marked yet whether that was an exception's text.
         """
         state = await self.graph.aget_state(_config(thread_id))
         if not state.values:
@@ -636,7 +637,7 @@ class Translator:
                 yield from self.tool_message(message)
             elif isinstance(message, AIMessage):
                 message.id = message.id or str(uuid4())
-                if message.id not in self.texts.keys() | self._known:
+                if message.id not in self.texts and message.id not in self._known:
                     yield from self.message(message, inside_tool)
 
     def output(self, output: Any) -> Iterator[StreamEvent]:

@@ -88,6 +88,7 @@ FORGETTING = "forgetting"
 """The first word of a claim on a thread that is being forgotten, where a run's is its id."""
 
 CLAIM_POLL_S = 0.02
+"""How often a name is asked for that its holder is about to give back."""
 
 HEARTBEAT = encode_comment("heartbeat")
 
@@ -218,6 +219,7 @@ class Asked:
     message: str | None
     """None where the run answers the thread's interrupt."""
     answer: Any
+    """The value of ``resume``."""
     key: str | None
     digest: str
     """The same for bodies that are equal as JSON."""
@@ -387,6 +389,7 @@ class Run:
         return not self._store.holds(turn, self.id)
 
     def _tell(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
+        """Append the event, and note what the run's end and the log want to know of it."""
         try:
             self.log.append(event, max_bytes)
         except OverflowError:
@@ -705,13 +708,6 @@ PREFLIGHT = {
     ),
     "Access-Control-Max-Age": "600",
 }
-PACKAGES = {
-    "langgraph.checkpoint.sqlite": "langgraph-checkpoint-sqlite",
-    "langgraph.checkpoint.postgres": "langgraph-checkpoint-postgres",
-    "psycopg": "psycopg[binary,pool]",
-    "psycopg_pool": "psycopg[binary,pool]",
-}
-"""Where a module is not named as its package."""
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 REACT_POLICY = (
     f"{PAGE_POLICY}; script-src 'self' https://esm.sh "
@@ -745,7 +741,7 @@ async def guard(
         return Refusal(error.status, code, message, allow).response()
     except Unavailable:
         return unavailable().response()
-    except ConnectionError:
+    except ConnectionError:  # The client is gone.
         raise
     except Exception as error:
         failed = internal_failure(request, error)
@@ -1023,12 +1019,13 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
         writer = await response.prepare(request)
         assert isinstance(writer, StreamWriter)
         reader = Reader(request, writer, settings.send_timeout_s)
-        frames, due = encode_retry(), 0.0
+        # A block that is none of the log's, and when the next write is due.
+        block, due = encode_retry(), 0.0
         while True:
-            more, after = run.log.read(after, WRITE_BYTES)
-            if frames or more:
-                await reader.write(frames + more)
-                frames = b""
+            frames, after = run.log.read(after, WRITE_BYTES)
+            if block or frames:
+                await reader.write(block + frames)
+                block = b""
                 now = loop.time()
                 due = max(due, now - WRITES_AT_ONCE * WRITE_EVERY_S) + WRITE_EVERY_S
                 if due > now and after == run.log.last_id and not run.log.closed:
@@ -1036,7 +1033,7 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
             elif run.log.closed:
                 break
             elif not await run.log.wait(after, settings.heartbeat_s):
-                frames = HEARTBEAT
+                block = HEARTBEAT
         await reader.wait_for(response.write_eof())
     except (TimeoutError, ConnectionError):
         logger.debug("run=%s lost a reader", run.id)
@@ -1145,6 +1142,15 @@ def runs_context(agent: Agent) -> Callable[[web.Application], AsyncIterator[None
             await app[RUNS].drain(0)
 
     return context
+
+
+PACKAGES = {
+    "langgraph.checkpoint.sqlite": "langgraph-checkpoint-sqlite",
+    "langgraph.checkpoint.postgres": "langgraph-checkpoint-postgres",
+    "psycopg": "psycopg[binary,pool]",
+    "psycopg_pool": "psycopg[binary,pool]",
+}
+"""Where a module is not named as its package."""
 
 
 @contextmanager
