@@ -764,11 +764,7 @@ def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
     reasoning = message.additional_kwargs.get("reasoning_content")
     if reasoning and isinstance(reasoning, str):
         yield "reasoning_delta", reasoning
-    if isinstance(message.content, str):
-        if message.content:
-            yield "text_delta", message.content
-        return
-    for block in message.content:
+    for block in [message.content] if isinstance(message.content, str) else message.content:
         match block:
             case str(text) | {"type": "text", "text": str(text)} if text:
                 yield "text_delta", text
@@ -786,16 +782,12 @@ def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
 
 def _tool_message(call_id: str, output: Any) -> ToolMessage | None:
     """Find the tool message in what a tool returned: itself, or in a Command's update."""
-    if isinstance(output, ToolMessage):
-        return output
-    if isinstance(output, Command) and isinstance(output.update, Mapping):
-        output = output.update.get("messages", [])
-    if isinstance(output, Sequence) and not isinstance(output, str):
-        for item in output:
-            if isinstance(item, Command):
-                item = _tool_message(call_id, item)
-            if isinstance(item, ToolMessage) and item.tool_call_id == call_id:
-                return item
+    match output:
+        case ToolMessage():
+            return output
+        case Command(update={"messages": [*items]}) | [*items]:
+            found = (_tool_message(call_id, item) for item in items)
+            return next((each for each in found if each and each.tool_call_id == call_id), None)
     return None
 
 
