@@ -146,14 +146,14 @@ class Agent:
         if not state.values:
             return None
         history = _history_of(state.values)
-        hidden = _hide_failures(history) if unsettled or state.next else []
-        told_instead = {message.id: message for message in hidden}
+        marked = _mark_failures(history) if unsettled or state.next else []
+        instead = {message.id: message for message in marked}
         tools: dict[str, str] = {}
-        told = []
+        documents = []
         for message in history:
             tools.update((call["id"], call["name"]) for call in _calls(message))
-            told.append(_tell(told_instead.get(message.id, message), tools))
-        return [message for message in told if message]
+            documents.append(_document(instead.get(message.id, message), tools))
+        return [document for document in documents if document]
 
     async def forget(self, thread_id: str) -> None:
         """Forget the thread, its checkpoints included."""
@@ -189,7 +189,7 @@ class Agent:
         history = await self.history(thread_id) if state.tasks else _history_of(state.values)
         repairs = _close_calls(history, outputs)
         if failed or state.tasks:
-            repairs += _hide_failures(history, failed)
+            repairs += _mark_failures(history, failed)
         known = {message.id for message in history}
         if turn and turn.question and turn.question.id not in known:
             repairs.append(turn.question)
@@ -280,7 +280,7 @@ class Turn:
         given: Any = Command(resume=self._answers) if self._answers else None
         if self.question is None:
             history = await agent.history(thread_id)
-            translator.failed = {message.tool_call_id for message in _hide_failures(history)}
+            translator.failed = {message.tool_call_id for message in _mark_failures(history)}
         else:
             history = await agent.settle(thread_id, texts=self._texts)
             given = {"messages": [self.question]}
@@ -314,8 +314,8 @@ class Turn:
 
     async def _keep(self) -> None:
         """Leave the thread in order, with what it did not get to keep of this turn."""
-        told = self.translator
-        await self._agent.settle(self._thread_id, self, told.texts, told.failed)
+        texts, failed = self.translator.texts, self.translator.failed
+        await self._agent.settle(self._thread_id, self, texts, failed)
 
 
 def stream_parts(graph: Pregel[Any, Any, Any, Any], given: Any, config: RunnableConfig) -> Any:
@@ -396,13 +396,13 @@ def _close_calls(
     return repairs
 
 
-def _hide_failures(
+def _mark_failures(
     history: Sequence[AnyMessage], failed: set[str] | None = None
 ) -> list[ToolMessage]:
     """Return the messages of failed tools, marked so that their text, which may be an exception's,
     is not told. ``failed`` are call ids; None stands for each failed call since the last question.
     """
-    hidden = []
+    marked = []
     for message in reversed(history):
         if isinstance(message, HumanMessage) and failed is None:
             break
@@ -413,8 +413,8 @@ def _hide_failures(
             and (failed is None or message.tool_call_id in failed)
         ):
             marks = {**message.additional_kwargs, TOLD: TOOL_FAILED}
-            hidden.append(message.model_copy(update={"additional_kwargs": marks}))
-    return hidden
+            marked.append(message.model_copy(update={"additional_kwargs": marks}))
+    return marked
 
 
 def _with_calls(message: AnyMessage, calls: Sequence[Mapping[str, Any]]) -> AIMessage:
@@ -434,19 +434,19 @@ def _closing_message(call: Mapping[str, Any]) -> ToolMessage:
     )
 
 
-def _tell(message: AnyMessage, tools: Mapping[str, str]) -> dict[str, Any] | None:
+def _document(message: AnyMessage, tools: Mapping[str, str]) -> dict[str, Any] | None:
     """Return a message as a thread's document has it, None for one that is not shown."""
     match message:
         case HumanMessage():
             return {"role": "user", "content": str(message.text)}
         case AIMessage():
-            told: dict[str, Any] = {"role": "assistant", "content": str(message.text)}
+            document: dict[str, Any] = {"role": "assistant", "content": str(message.text)}
             if calls := _calls(message):
-                told["tool_calls"] = [
+                document["tool_calls"] = [
                     {"tool_call_id": c["id"], "tool": c["name"], "input": _input(c["args"])}
                     for c in calls
                 ]
-            return told
+            return document
         case ToolMessage():
             call_id = message.tool_call_id
             event = _result(tools.get(call_id) or message.name or "", call_id, message)
@@ -574,8 +574,8 @@ class Translator:
         """Yield the deltas of a model's message or chunk, and note the tools that it asks for."""
         if message.usage_metadata:
             for key in ("input_tokens", "output_tokens", "total_tokens"):
-                told = message.usage_metadata.get(key) or 0
-                self.usage[key] = self.usage.get(key, 0) + cast(int, told)
+                count = cast(int, message.usage_metadata.get(key) or 0)
+                self.usage[key] = self.usage.get(key, 0) + count
         if isinstance(message, AIMessageChunk):
             self.answering = message.chunk_position != "last"
             for fragment in message.tool_call_chunks:

@@ -293,7 +293,7 @@ class Run:
         self._turn = turn
         timeout_s = self._settings.run_timeout_s
         heartbeat_s = self._settings.heartbeat_s
-        self._tell(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
+        self._append(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
         await self.log.flush()
         self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
         self.begun.set_result(None)
@@ -314,12 +314,12 @@ class Run:
         await self._settle(reason)
         with suppress(OverflowError):
             for event in turn.translator.never_started():
-                self._tell(event, self._limit)
+                self._append(event, self._limit)
         status = "interrupted" if reason == "interrupted" else "cancelled"
         for call_id, (tool, _) in [*self._open.items()]:
-            self._tell(left_open(tool, call_id, status))
+            self._append(left_open(tool, call_id, status))
         if error:
-            self._tell(error)
+            self._append(error)
         return reason
 
     def end(self, reason: str) -> None:
@@ -328,7 +328,7 @@ class Run:
         if self._first_token is not None:
             timings = {"first_token_ms": self._ms(self._first_token), **timings}
         usage = self._turn.translator.usage or None
-        self._tell(StreamEvent("done", reason=reason, timings=timings, usage=usage))
+        self._append(StreamEvent("done", reason=reason, timings=timings, usage=usage))
         self.status = reason
         self.log.close()
         if self._grace:
@@ -340,7 +340,7 @@ class Run:
     async def _work(self) -> None:
         async with aclosing(self._turn.stream()) as events:
             async for event in events:
-                self._tell(event, self._limit)
+                self._append(event, self._limit)
 
     @property
     def _limit(self) -> int:
@@ -388,8 +388,8 @@ class Run:
             return holder not in (None, self.id)
         return not self._store.holds(turn, self.id)
 
-    def _tell(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
-        """Append the event, and note what the run's end and the log want to know of it."""
+    def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
+        """Append the event, note what the run's end needs of it, and log tool calls."""
         try:
             self.log.append(event, max_bytes)
         except OverflowError:
