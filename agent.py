@@ -131,6 +131,9 @@ class Agent:
         At a static breakpoint it waits without an interrupt: the dict is empty.
         """
         state = await self.graph.aget_state(_config(thread_id))
+        breaks = [*self.graph.interrupt_before_nodes, *self.graph.interrupt_after_nodes]
+        if not state.interrupts and not breaks:
+            return None  # Its run died, and nobody has settled it.
         # Subgraphs repeat their interrupts.
         return {i.id: _jsonable(i.value) for i in state.interrupts} if state.next else None
 
@@ -195,7 +198,7 @@ class Agent:
             repairs.append(turn.question)
         for message_id, text in (texts or {}).items():
             if text and message_id not in known:
-                repairs.append(AIMessage("".join(text), id=message_id))
+                repairs.append(AIMessage(_whole("".join(text)), id=message_id))
         if not repairs:
             return history
         await self.add(_config(thread_id), repairs)
@@ -821,6 +824,11 @@ def _input(given: Any) -> dict[str, Any]:
     return shown if isinstance(shown, dict) else {"arguments": _text(given)}
 
 
+def _whole(text: str) -> str:
+    """Join the halves of surrogate pairs; what is left of one has no UTF-8 and is replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _text(value: Any) -> str:
     """Return text as itself and anything else as its JSON."""
     return value if isinstance(value, str) else json.dumps(_jsonable(value), ensure_ascii=False)
@@ -868,6 +876,8 @@ def describe(error: BaseException | None, answering: bool) -> StreamEvent:
         # An error inside a stream is openai's bare base class, which is not imported to ask.
         case _ if (openai := sys.modules.get("openai")) and isinstance(error, openai.APIError):
             code, message = "model_error", "The model's provider reported a failure."
+    if of_model and code == "agent_error":  # It answered, but not as a model does.
+        code, message = "model_error", "The model's provider sent what is no answer."
     match status:
         case 401 | 403:
             code, message = "model_auth", "The model's provider rejected the key."
@@ -950,7 +960,7 @@ def built_in(
         # A call with broken arguments beside good ones has no result yet, and wants one now.
         repairs = _close_calls(state["messages"], {})
         history = cast(list[AnyMessage], add_messages(state["messages"], repairs))  # type: ignore[arg-type]
-        return {"messages": [*repairs, await bound.ainvoke([SYSTEM, *history])]}
+        return {"messages": [*repairs, _sound(await bound.ainvoke([SYSTEM, *history]))]}
 
     graph = StateGraph(MessagesState)
     graph.add_node("model", answer)
@@ -960,6 +970,29 @@ def built_in(
     graph.add_edge("tools", "model")
     name = "demo" if isinstance(chat, DemoModel) else model
     return Agent(graph.compile(), name="built-in", model=name)
+
+
+def _sound(message: AIMessage) -> AIMessage:
+    """Return a model's message as every provider and checkpointer takes it again.
+
+    Each tool call has an id of its own, no text half of a surrogate pair, and no number more than
+    64 bits; some servers send all of these.
+    """
+    calls: list[Any] = [*message.tool_calls, *message.invalid_tool_calls]
+    told = json.dumps([message.content, [call["args"] for call in calls]], ensure_ascii=False)
+    content, arguments = json.loads(_whole(told), parse_int=_parse_int)
+    known: set[str] = set()
+    for call, args in zip(calls, arguments, strict=True):
+        call["args"] = args
+        if not call["id"] or call["id"] in known:
+            call["id"] = f"call_{uuid4().hex}"
+        known.add(call["id"])
+    message.content = content
+    return message
+
+
+def _parse_int(text: str) -> float:
+    return number if abs(number := int(text)) < 2**63 else float(number)
 
 
 def _openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:

@@ -27,6 +27,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, closing, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice
@@ -312,15 +313,28 @@ class Run:
             await asyncio.wait({work}, timeout=STOP_S)
         reason, error = self._outcome(work)
         await self._settle(reason)
+        self._close(reason, error)
+        return reason
+
+    def fail(self, failure: Exception) -> None:
+        """End a run that could not go on though its graph might have."""
+        reason, error = "error", describe(failure, answering=False)
+        if isinstance(failure, Unavailable):
+            reason, error = "shutdown", _error("shutdown")
+        error.ref = log_failure(f"run={self.id} failed code={error.code}", failure)
+        self._close(reason, error)
+        self.end(reason)
+
+    def _close(self, reason: str, error: StreamEvent | None) -> None:
+        """Tell what the run leaves open, and why it ended."""
         with suppress(OverflowError):
-            for event in turn.translator.never_started():
+            for event in self._turn.translator.never_started():
                 self._append(event, self._limit)
         status = "interrupted" if reason == "interrupted" else "cancelled"
         for call_id, (tool, _) in [*self._open.items()]:
             self._append(left_open(tool, call_id, status))
         if error:
             self._append(error)
-        return reason
 
     def end(self, reason: str) -> None:
         """Tell ``done``, and close the log behind it."""
@@ -362,10 +376,9 @@ class Run:
             reason = self._stop.result()
             if reason == "cancelled":
                 return reason, None
-            error = StreamEvent("error", code=reason, message=FAILURES[reason], retryable=True)
+            error = _error(reason)
         elif self._full:
-            reason, code = "error", "too_large"
-            error = StreamEvent("error", code=code, message=FAILURES[code], retryable=False)
+            reason, error = "error", _error("too_large")
         else:
             reason = "error"
             error = describe(failure, self._turn.translator.answering)
@@ -382,11 +395,10 @@ class Run:
 
     async def _has_lost_its_turn(self) -> bool:
         """Whether this run was believed dead, and the thread may have its next one."""
-        turn = _thread(self.thread_id)
-        with suppress(Unavailable, TimeoutError):
-            holder = await within(TAKEN_S, self._store.holder(turn))
-            return holder not in (None, self.id)
-        return not self._store.holds(turn, self.id)
+        try:
+            return not await within(STOP_S, self._store.keeps(_thread(self.thread_id), self.id))
+        except TimeoutError:
+            return True
 
     def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
         """Append the event, note what the run's end needs of it, and log tool calls."""
@@ -424,6 +436,11 @@ FAILURES = {
 }
 
 
+def _error(code: str) -> StreamEvent:
+    retryable = code != "too_large"
+    return StreamEvent("error", code=code, message=FAILURES[code], retryable=retryable)
+
+
 def log_failure(what: str, error: BaseException | None) -> str:
     """Log a failure with its traceback and return the ``ref`` that finds it in the log."""
     ref = secrets.token_hex(4)
@@ -453,6 +470,14 @@ def in_background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
+class LostTurn(Exception):
+    """The run was believed dead, and its thread may have its next one."""
+
+
+WRITER: ContextVar[str] = ContextVar("writer", default="")
+"""The id of the run whose graph writes to a thread."""
+
+
 class Runs:
     """The runs of this process, and the threads that it has seen.
 
@@ -472,6 +497,8 @@ class Runs:
         """The threads that had a turn here and that no database keeps, the one whose last turn is
         longest ago first."""
         self._forgetting: set[asyncio.Task[None]] = set()
+        if agent.database:
+            agent.database.fence(self._may_write)
 
     async def degraded(self) -> bool:
         """Whether an engine that this server keeps its runs or threads in is away."""
@@ -525,6 +552,11 @@ class Runs:
         holder = await self.store.holder(_thread(thread_id))
         return None if holder is None or holder.startswith(FORGETTING) else holder
 
+    async def _may_write(self, thread_id: str) -> None:
+        """Wait until it is certain whose turn the thread has. Raises LostTurn."""
+        if (run_id := WRITER.get()) and not await self.store.keeps(_thread(thread_id), run_id):
+            raise LostTurn(f"run={run_id}")
+
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs, let the running ones finish within the grace, and end the rest."""
         self.draining = True
@@ -574,6 +606,7 @@ class Runs:
 
     async def _drive(self, run: Run) -> None:
         asked, thread_id = run.asked, run.thread_id
+        WRITER.set(run.id)
         try:
             await self._claim_thread(thread_id, run.id)
             try:
@@ -591,19 +624,20 @@ class Runs:
             with suppress(Unavailable):
                 await run.log.flush()
         except Exception as error:
-            if run.begun.done():
-                raise
-            run.begun.set_exception(error)
-            return
+            if run.log.size:  # Its start may have been heard: so is its end, then.
+                run.fail(error)
+            if not run.begun.done():
+                run.begun.set_exception(error)
+                return
         finally:
             del self._driving[run]
         self._forget_oldest()
         loop = asyncio.get_running_loop()
-        loop.call_later(self.settings.run_ttl_s, lambda: loop.create_task(self._drop(run)))
+        loop.call_later(self.settings.run_ttl_s, lambda: in_background(self._drop(run)))
 
     async def _answers(self, asked: Asked) -> dict[str, Any]:
         """Return one answer for each pending interrupt. Raises Refusal where they do not fit."""
-        pending = await self.agent.waiting(asked.thread_id)
+        pending = await within(SETTLE_S, self.agent.waiting(asked.thread_id))
         if pending is None:
             raise nothing_to_resume()
         if len(pending) < 2:
@@ -851,11 +885,12 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 async def thread_state(request: web.Request) -> web.StreamResponse:
     runs, thread_id = request.app[RUNS], request.match_info["thread_id"]
     run_id = await runs.running_of(thread_id)
-    messages = await runs.agent.messages(thread_id, unsettled=run_id is not None)
+    unsettled = run_id is not None
+    messages = await within(SETTLE_S, runs.agent.messages(thread_id, unsettled))
     if messages is None and not run_id:
         raise unknown_thread(thread_id)
     document = {"thread_id": thread_id, "run_id": run_id, "messages": messages or []}
-    if not run_id and (pending := await runs.agent.waiting(thread_id)):
+    if not run_id and (pending := await within(SETTLE_S, runs.agent.waiting(thread_id))):
         # What a page asks again that comes back after the run was dropped.
         document["interrupts"] = [{"id": id_, "value": value} for id_, value in pending.items()]
     return send_json(document)

@@ -40,6 +40,19 @@ class Database:
         self._answers = True
         self._asked_at = 0.0
 
+    def fence(self, allowed: Callable[[str], Awaitable[None]]) -> None:
+        """Await this, which may raise, before a thread is written to."""
+
+        def fenced(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def ask_and_write(config: Any, *rest: Any, **options: Any) -> Any:
+                await allowed(config["configurable"]["thread_id"])
+                return await write(config, *rest, **options)
+
+            return ask_and_write
+
+        saver: Any = self.saver
+        saver.aput, saver.aput_writes = fenced(saver.aput), fenced(saver.aput_writes)
+
     async def prune(self, thread_id: str) -> None:
         """Keep a thread's newest checkpoint alone, save where a graph's channels need more."""
         with suppress(NotImplementedError):

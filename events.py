@@ -239,6 +239,10 @@ class MemoryStore:
         """Whether this claim holds the name."""
         return self._claims.get(name) == claim
 
+    async def keeps(self, name: str, claim: str) -> bool:
+        """Whether this claim holds the name for certain."""
+        return self.holds(name, claim)
+
     async def holder(self, name: str) -> str | None:
         return self._claims.get(name)
 

@@ -27,11 +27,13 @@ import secrets
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from typing import Any, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionError_
 from redis.exceptions import RedisError
 
 from events import EventLog, StreamEvent, Unavailable, encode_event
@@ -62,10 +64,15 @@ URGENT = 10
 """The first events of a run go to Redis at once, and so does its end; what is appended in between
 waits for so long after the last sending, which is less than its readers wait, and goes together."""
 
+LOGS_AT_ONCE = 128
+
 SEEN_S = 0.5
 """How long an ended run is kept at least, so that whoever follows it elsewhere sees its end."""
 
 RETRY_S = 0.2
+CLAIM_SURE_POLL_S = 0.02
+SURE_S = 2.0
+"""How long after the last renewal nobody can have taken over what this replica holds."""
 CLAIM_AGAIN_S = 2.5
 """How long nothing is claimed when Redis is back: it may have forgotten who holds what."""
 
@@ -201,7 +208,7 @@ class RedisLog(EventLog):
             if self.outbox and self.outbox[0] == frame:
                 self.outbox.pop(0)
             elif self.outbox or self.own:
-                self.overtaken = True
+                self.overtaken, self.ending = True, False
                 self.outbox.clear()
             self._frames.append(frame)
             kind = kind_of(frame)
@@ -306,7 +313,9 @@ class RedisStore:
         self._back, self._gone = asyncio.Event(), asyncio.Event()
         self._changed = self._loop.time()
         """Since when Redis is away, or is there again."""
-        self._settled = self._changed
+        self._settled = self._renewed = self._changed
+        self._failing: float | None = None
+        """Since when nothing could be delivered."""
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._outgoing: dict[RedisLog, None] = {}
         self._commands: list[tuple[Command, asyncio.Future[None]]] = []
@@ -380,9 +389,15 @@ class RedisStore:
                         break
             except Unavailable:
                 await self._back.wait()
-            except FAILURES as error:
-                self._lose(error)
-                await self._back.wait()
+            except FAILURES:
+                # Also where there is no connection more for it: then by short looks.
+                try:
+                    await self._catch_up(log)
+                    if await self._is_dead(run.owner):
+                        await self._bury(log)
+                    await asyncio.sleep(RETRY_S)
+                except Unavailable:
+                    await self._back.wait()
         if self.following.get(run) is asyncio.current_task():
             del self.following[run]
 
@@ -423,6 +438,7 @@ class RedisStore:
         await self._catch_up(log)
         if log.ending:
             return await log.flush()
+        log.overtaken = False  # By an owner that went on then.
         began = log.began_ms or 0
         timings = {"total_ms": seconds * 1000 + micros // 1000 - began}
         if log.first_token_ms is not None:
@@ -471,6 +487,12 @@ class RedisStore:
         """Whether this claim holds the name, as far as this replica knows."""
         return self._held.get(name) == f"{self.replica} {claim}"
 
+    async def keeps(self, name: str, claim: str) -> bool:
+        """Whether this claim holds the name for certain; waits where that cannot be known."""
+        while self._loop.time() - self._renewed > SURE_S:
+            await asyncio.sleep(CLAIM_SURE_POLL_S)
+        return self.holds(name, claim)
+
     async def holder(self, name: str) -> str | None:
         if self.degraded:
             raise Unavailable
@@ -488,6 +510,7 @@ class RedisStore:
         mine = f"{self.replica} {claim}"
         if self._held.get(name) == mine:
             del self._held[name]
+            self._inherited.pop(name, None)
         done = self._later("EVALSHA", SCRIPTS[RELEASE], 1, claim_on(name), mine)
         if not self.away:
             await asyncio.shield(done)
@@ -540,20 +563,30 @@ class RedisStore:
             await self._back.wait()
             self._work.clear()
             self._urgent.clear()
-            logs, self._outgoing = self._outgoing, {}
+            logs = dict(islice(self._outgoing.items(), LOGS_AT_ONCE))
+            for log in logs:
+                del self._outgoing[log]
+            if self._outgoing:
+                self._work.set()
+                self._urgent.set()
             try:
                 # One time-out for each go costs less than one for each call.
                 async with asyncio.timeout(ANSWER_S):
                     if connection is None:
                         connection = await self._waiting.connection_pool.get_connection()
                         connection.socket_timeout = None
-                    await self._send(connection, [*logs])
+                    try:
+                        await self._send(connection, [*logs])
+                    except ConnectionError_:  # It was idle, and closed: once more.
+                        await connection.disconnect()
+                        await self._send(connection, [*logs])
             except FAILURES as error:
                 self._outgoing = logs | self._outgoing
                 self._work.set()
                 self._lose(error)
                 with suppress(*FAILURES):
                     await connection.disconnect()
+                await asyncio.sleep(RETRY_S)
             with suppress(TimeoutError):
                 async with asyncio.timeout(SEND_EVERY_S):
                     await self._urgent.wait()
@@ -571,6 +604,7 @@ class RedisStore:
         await connection.send_packed_command(connection.pack_commands(commands))
         answers = [await connection.read_response() for _ in commands]
         del self._commands[: len(waiting)]
+        self._failing = None
         for _, done in waiting:
             if not done.done():
                 done.set_result(None)
@@ -588,6 +622,15 @@ class RedisStore:
         """
         stream = stream_of(log.run_id)
         log.stored = min(await self._redis.xlen(stream), log.last_id)
+        if 0 < log.stored < log.last_id:
+            newest = await self._redis.xrevrange(stream, count=1)
+            if newest[0][1][b"frame"] != log._frames[log.stored - 1]:
+                # Redis has lost the end of it, and somebody else has told another one.
+                log.overtaken = True
+                log.outbox.clear()
+                if run := self.owned(log.run_id):
+                    run.stop("shutdown")
+                return log.give_up()
         if log.stored == log.last_id:
             log.adopt(await self._redis.xrange(stream, f"({log.last_id}-0", "+"))
         if log.overtaken and (run := self.owned(log.run_id)):
@@ -605,6 +648,7 @@ class RedisStore:
             what = "Redis is away: %s ref=%s"
             logger.warning(what, type(error).__name__, ref, exc_info=None if expected else error)
             self.away, self._changed = True, self._loop.time()
+            self._failing = self._failing or self._changed
             self._back.clear()
             self._gone.set()
             for _, done in self._commands:
@@ -620,7 +664,7 @@ class RedisStore:
             except FAILURES as error:
                 self._lose(error)
             now = self._loop.time()
-            if self.away and now - self._changed > GIVE_UP_S:
+            if self._failing and now - self._failing > GIVE_UP_S:
                 self._give_up()
             for visit, (run, until) in [*self._visits.items()]:
                 # Nobody could tell that he is still there while Redis was away.
@@ -635,22 +679,22 @@ class RedisStore:
 
     async def renew(self) -> None:
         lease, lease_ms = lease_of(self.replica), round(1000 * LEASE_S)
+        began = self._loop.time()
         if not self.away and await self._redis.pexpire(lease, lease_ms):
+            self._renewed = began
             return
+        if self.away:  # They may lead to a Redis that is the master no more.
+            for redis in (self._redis, self._waiting):
+                await redis.connection_pool.disconnect(inuse_connections=False)
         # The first time, and whenever others may have believed this replica dead.
         for script in SCRIPTS:
             await self._redis.script_load(script)
         await self._redis.set(lease, "", px=lease_ms)
-        for name, mine in [*self._held.items()]:
-            if self._held.get(name) != mine:
-                continue
-            held = await self._try_claim(name, mine, "")
-            if self._held.get(name) != mine:  # It was released meanwhile.
-                self._later("EVALSHA", SCRIPTS[RELEASE], 1, claim_on(name), mine)
-            elif held != mine:
-                del self._held[name]
-                if run := self.owned(mine.split()[1]):
-                    run.stop("shutdown")
+        logs = {log.run_id: log for log in self._logs if not log.closed}
+        await asyncio.gather(*(self._reclaim(*claim, logs) for claim in [*self._held.items()]))
+        began = self._loop.time()
+        await self._redis.set(lease, "", px=lease_ms)
+        self._renewed = began
         for log in self._logs:
             if log.last_id:
                 self.send(log)
@@ -660,6 +704,25 @@ class RedisStore:
         self.away, self._changed = False, self._loop.time()
         self._gone.clear()
         self._back.set()
+        self._work.set()
+
+    async def _reclaim(self, name: str, mine: str, logs: dict[str, RedisLog]) -> None:
+        if self._held.get(name) != mine:
+            return
+        held = await self._try_claim(name, mine, "")
+        if log := logs.get(mine.split()[1]):
+            # Who took over ended the run first, and may have given the name back since.
+            stream = stream_of(log.run_id)
+            log.adopt(await self._redis.xrange(stream, f"({log.last_id}-0", "+"))
+            if log.overtaken and held == mine:
+                self._later("EVALSHA", SCRIPTS[RELEASE], 1, claim_on(name), mine)
+                held = ""
+        if self._held.get(name) != mine:  # It was released meanwhile.
+            self._later("EVALSHA", SCRIPTS[RELEASE], 1, claim_on(name), mine)
+        elif held != mine:
+            del self._held[name]
+            if run := self.owned(mine.split()[1]):
+                run.stop("shutdown")
 
     async def leave(self) -> None:
         """Let others know at once that nobody is here any more."""
@@ -730,7 +793,7 @@ async def open_redis(url: str, longest_s: float, ttl_s: float) -> AsyncIterator[
         "retry": Retry(NoBackoff(), 0),
     }
     few = BlockingConnectionPool.from_url(
-        url, max_connections=COMMANDS_AT_ONCE, timeout=None, **options
+        url, max_connections=COMMANDS_AT_ONCE, timeout=ANSWER_S, **options
     )
     async with (
         Redis.from_pool(few) as redis,

@@ -17,6 +17,7 @@ from tests.conftest import ROOT, Server
 from tests.upstream import CUT, STALL, Upstream, text, tool_call
 
 Start = Callable[..., Awaitable[Server]]
+CALCULATE = {"name": "calculate", "arguments": '{"expression": "6 * 7"}'}
 
 
 def openai_agent(upstream_url: str) -> Agent:
@@ -200,3 +201,55 @@ async def test_the_process_uses_the_server_that_the_environment_names(
     assert (await server.run("hi"))[-2]["content"] == "From upstream"
     assert upstream.requests[0]["model"] == "mine"
     assert (await server.call("GET", "/api/info"))[1]["model"] == "mine"
+
+
+ODD = {
+    "no id": [{"tool_calls": [{"index": 0, "id": None, "function": CALCULATE}]}],
+    "the same id twice": [
+        *tool_call("calculate", '{"expression": "6 * 7"}', call_id="d"),
+        *tool_call("calculate", '{"expression": "6 * 7"}', call_id="d", index=1),
+    ],
+    "a number beyond 64 bits": tool_call("calculate", f'{{"expression": "6*7", "x": {"9" * 30}}}'),
+    "half of a surrogate pair": tool_call("search_docs", '{"query": "\\ud83d"}'),
+}
+
+
+@pytest.mark.parametrize("calls", ODD.values(), ids=ODD.keys())
+async def test_an_odd_message_of_a_model_spoils_no_later_turn(
+    start: Start, upstream: Upstream, calls: list[Any]
+) -> None:
+    upstream.replies = [calls, text("\ud83d", "\ude00 fine"), text("Good.")]
+    server = await start(openai_agent(upstream.url))
+    events = await server.run("hi", thread_id="t")
+    assert events[-1]["reason"] == "completed"
+    assert [e["status"] for e in events if e["type"] == "tool_result"].count("ok") > 0
+    ids = [e["tool_call_id"] for e in events if e["type"] == "tool_call"]
+    assert len(ids) == len(set(ids))
+    assert (await server.run("again", thread_id="t"))[-2]["content"] == "Good."
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert thread["messages"][-3]["content"] == "😀 fine"
+    assert upstream.requests[-1]["messages"][-2]["content"] == "😀 fine"
+
+
+async def test_the_text_of_a_run_that_broke_off_is_remembered_whole(
+    start: Start, upstream: Upstream
+) -> None:
+    upstream.replies = [[*text("\ud83d", "\ude00 half"), CUT], text("Good.")]
+    server = await start(openai_agent(upstream.url))
+    assert (await server.run("hi", thread_id="t"))[-1]["reason"] == "error"
+    assert (await server.run("again", thread_id="t"))[-1]["reason"] == "completed"
+    assert upstream.requests[-1]["messages"][-2]["content"] == "😀 half"
+
+
+@pytest.mark.parametrize("reply", [text(5), [{"choices": 5}]])  # type: ignore[arg-type]
+async def test_an_answer_that_is_none_is_the_models_failure(
+    start: Start, upstream: Upstream, reply: list[Any]
+) -> None:
+    upstream.replies = [reply]
+    server = await start(openai_agent(upstream.url))
+    failure, done = (await server.run("hi"))[-2:]
+    assert (failure["code"], failure["retryable"], done["reason"]) == (
+        "model_error",
+        False,
+        "error",
+    )
