@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import termios
+import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +34,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, StreamWriter
-from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.web_exceptions import HTTPException
 
 from agent import Agent, AgentError, Turn, built_in, describe, left_open, load_agent
@@ -52,6 +53,11 @@ VERSION = "0.1.0"
 HERE = Path(__file__).resolve().parent
 
 MESSAGE_CHARS = 32_000
+MAX_NESTING = 100
+
+BODY_S = 30.0
+"""How long a request's body may take to arrive."""
+
 WRITE_BYTES = 65_536
 """How many bytes a reader is handed at once; a reader that stalls holds no more than that."""
 
@@ -73,11 +79,8 @@ run ends without it."""
 SETTLE_S = 5.0
 """How long a thread may take to be settled at any other time."""
 
-TAKEN_S = 0.2
-"""How long the store may take to tell whose turn a thread has."""
-
-DRAIN_S = TAKEN_S + 2 * STOP_S
-"""How long shutdown waits for a graph that is stopped, the store and the thread together."""
+DRAIN_S = 2 * STOP_S + 0.2
+"""How long shutdown waits for a graph that is stopped, the thread and the store together."""
 
 BACKLOG = 1024
 """How many connections may wait to be accepted; one too many is a second late."""
@@ -132,7 +135,18 @@ def _origins(text: str) -> frozenset[str]:
 
 
 def _path(text: str) -> str:
-    if not Path(text).exists():
+    try:
+        found = Path(text).exists()
+    except OSError:  # no name that a file could have
+        found = False
+    if not found:
+        raise ValueError
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if not re.fullmatch("https?://[!-~]+", text) or not parts.hostname or parts.port == 0:
         raise ValueError
     return text
 
@@ -149,7 +163,7 @@ RATE = "a number, 0 or more", _number()
 SECONDS = "a number of seconds, 0 or more", _number()
 ENDLESS = "a number of seconds, 0 or more, or inf", _number(highest=math.inf)
 ABOVE_0 = "a number of seconds above 0", _number(sys.float_info.min)
-URL = "an http or https URL", _matching(r"https?://[^\s/]+\S*")
+URL = "an http or https URL", _url
 PATH = "a folder or file that exists", _path
 REDIS = "a redis, rediss or unix URL", _matching(r"(rediss?://[^\s/]|unix:///)\S*")
 DATABASE = "sqlite:///file or postgresql://…", _matching(r"sqlite:///\S+|postgres(ql)?://\S+")
@@ -329,7 +343,7 @@ class Run:
         """Tell what the run leaves open, and why it ended."""
         with suppress(OverflowError):
             for event in self._turn.translator.never_started():
-                self._append(event, self._limit)
+                self._append(event, self._limit(event))
         status = "interrupted" if reason == "interrupted" else "cancelled"
         for call_id, (tool, _) in [*self._open.items()]:
             self._append(left_open(tool, call_id, status))
@@ -354,15 +368,16 @@ class Run:
     async def _work(self) -> None:
         async with aclosing(self._turn.stream()) as events:
             async for event in events:
-                self._append(event, self._limit)
+                self._append(event, self._limit(event))
 
-    @property
-    def _limit(self) -> int:
-        """How large the log may be for what ends the run to fit in behind it."""
-        if not self._open:
+    def _limit(self, event: StreamEvent) -> int:
+        """How large the log may be with this event for what ends the run to fit in behind it."""
+        if not self._open and event.type != "tool_call":
             return self._settings.max_run_bytes
-        names = sum(len(call_id + tool) for call_id, (tool, _) in self._open.items())
-        closing = CLOSING_EACH * (len(self._open) + 2) + 4 * names
+        names = [call_id + tool for call_id, (tool, _) in self._open.items()]
+        if event.type == "tool_call":
+            names.append(f"{event.tool_call_id}{event.tool}")
+        closing = CLOSING_EACH * (len(names) + 2) + 4 * sum(map(len, names))
         return self._settings.max_run_bytes - max(0, closing - CLOSING_BYTES)
 
     def _outcome(self, work: asyncio.Task[None]) -> tuple[str, StreamEvent | None]:
@@ -386,19 +401,16 @@ class Run:
         return reason, error
 
     async def _settle(self, reason: str) -> None:
+        """Leave the thread in order, unless the run was believed dead and it has its next turn.
+
+        Where the store is away, that is known once it is back, and nothing can be told before.
+        """
         try:
-            if await self._has_lost_its_turn():
-                return
-            await within(STOP_S if reason == "shutdown" else SETTLE_S, self._turn.settle(reason))
+            if await self._store.keeps(_thread(self.thread_id), self.id):
+                timeout_s = STOP_S if reason == "shutdown" else SETTLE_S
+                await within(timeout_s, self._turn.settle(reason))
         except Exception as error:  # noqa: BLE001  # a checkpointer may raise anything
             log_failure(f"run={self.id} left its thread unsettled", error)
-
-    async def _has_lost_its_turn(self) -> bool:
-        """Whether this run was believed dead, and the thread may have its next one."""
-        try:
-            return not await within(STOP_S, self._store.keeps(_thread(self.thread_id), self.id))
-        except TimeoutError:
-            return True
 
     def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
         """Append the event, note what the run's end needs of it, and log tool calls."""
@@ -623,7 +635,7 @@ class Runs:
             run.end(reason)
             with suppress(Unavailable):
                 await run.log.flush()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # its own, or a refusal
             if run.log.size:  # Its start may have been heard: so is its end, then.
                 run.fail(error)
             if not run.begun.done():
@@ -756,10 +768,12 @@ async def guard(
 ) -> web.StreamResponse:
     """Let in who may come in, and turn every failure into a refusal that tells no internals."""
     try:
-        if request.path.startswith("/api/"):
+        restricted = request.path.startswith("/api/")
+        if restricted:
             check_origin(request)
-            if "Access-Control-Request-Method" in request.headers and request.method == "OPTIONS":
-                return web.Response(status=204, headers=PREFLIGHT)
+        if is_preflight(request):
+            return web.Response(status=204, headers=PREFLIGHT)
+        if restricted:
             check_token(request)
         return await handler(request)
     except Refusal as refusal:
@@ -801,6 +815,13 @@ def is_own(request: web.Request, origin: str) -> bool:
 def is_listed(request: web.Request, origin: str) -> bool:
     listed = request.app[SETTINGS].cors_origins
     return "*" in listed or origin.lower() in listed
+
+
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks what a page of a listed origin may send. It brings no token."""
+    origin = request.headers.get("Origin")
+    asked = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    return asked and origin is not None and is_listed(request, origin)
 
 
 def check_token(request: web.Request) -> None:
@@ -966,6 +987,8 @@ async def read_chat(request: web.Request) -> Asked:
         raise invalid("message and resume exclude each other.")
     elif has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
         raise invalid("resume has half of a surrogate pair.")
+    elif nesting(answer) > MAX_NESTING:  # Checkpointers take little more.
+        raise invalid(f"resume is nested more than {MAX_NESTING} levels deep.")
     elif thread_id is None:
         raise nothing_to_resume()
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
@@ -976,22 +999,52 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     """Return the request's JSON object. Raises Refusal."""
     if request.content_type != "application/json":
         raise Refusal(415, "unsupported_media_type", "Content-Type has to be application/json.")
-    if request.headers.get("Content-Encoding", "identity").lower() not in ENCODINGS:
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ENCODINGS:
         raise Refusal(400, "invalid_json", "The body's encoding is not known.")
     try:
-        text = (await request.read()).decode()
+        async with asyncio.timeout(BODY_S):
+            data = await request.read()
+        if encoding != "identity":
+            data = unpack(data, request.client_max_size)
         # NaN and its like are Python's own, not JSON's: int refuses them.
-        body = json.loads(text, parse_constant=int, parse_float=_read_float)
-    except (ValueError, RecursionError, web.RequestPayloadError):
+        body = json.loads(
+            data.decode(), parse_constant=int, parse_int=_read_number, parse_float=_read_number
+        )
+    except (ValueError, zlib.error, web.RequestPayloadError):
         raise Refusal(400, "invalid_json", "The body is not JSON in UTF-8.") from None
+    except RecursionError:
+        raise Refusal(400, "invalid_json", "The body is nested too deeply.") from None
+    except TimeoutError:
+        raise Refusal(400, "invalid_json", "The body did not arrive.") from None
     if not isinstance(body, dict):
         raise invalid("The body has to be a JSON object.")
     return body
 
 
-def _read_float(text: str) -> float:
-    # 1.0 and 1 are equal as JSON.
-    return int(value) if (value := float(text)).is_integer() else value
+def unpack(data: bytes, max_bytes: int) -> bytes:
+    """Return what gzip or deflate packed; raises zlib.error or ValueError where that is damaged.
+
+    Not aiohttp's own unpacking, which takes a gzip that is cut, and answers before a middleware
+    where it knows no encoding. Source: RFC 9110, "Content Codings".
+    """
+    # What should have zlib's head and has none is met, too.
+    raw = data[:1] != b"\x1f" and (data[:1] or b"\0")[0] & 15 != 8
+    unpacking = zlib.decompressobj(-15 if raw else 47)
+    unpacked = unpacking.decompress(data, max_bytes + 1)
+    if len(unpacked) > max_bytes:
+        raise web.HTTPRequestEntityTooLarge(max_bytes, len(unpacked))
+    if not unpacking.eof or unpacking.unused_data:
+        raise ValueError("it is cut, or goes on behind its end")
+    return unpacked
+
+
+def _read_number(text: str) -> float:
+    """Return a JSON number: 1.0 as 1, and what has no place in 64 bits as browsers do, a float."""
+    number = float(text)
+    if abs(number) >= 2**63 or not number.is_integer():
+        return number
+    return int(text) if text.lstrip("-").isdecimal() else int(number)
 
 
 def read_message(body: Mapping[str, Any]) -> str:
@@ -1005,6 +1058,13 @@ def read_message(body: Mapping[str, Any]) -> str:
     return message
 
 
+def nesting(value: Any) -> int:
+    """Return how many arrays and objects stand in each other."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(nesting, value.values() if isinstance(value, dict) else value), default=0)
+
+
 def has_lone_surrogate(text: str) -> bool:
     return re.search("[\ud800-\udfff]", text) is not None
 
@@ -1015,7 +1075,7 @@ async def read_cursor(request: web.Request, run: AnyRun) -> int:
     Source: WHATWG HTML, "Last-Event-ID".
     """
     cursor = request.headers.get("Last-Event-ID", request.query.get("last_event_id", "0"))
-    if re.fullmatch(r"[0-9]{1,15}", cursor):
+    if re.fullmatch(r"[0-9]{1,100}", cursor):
         if (after := int(cursor)) > run.log.last_id:
             await run.log.flush()  # Readers elsewhere may be ahead of this copy.
         if after <= run.log.last_id:
@@ -1219,23 +1279,25 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         response = web.Response(status=status)
-        if isinstance(exc, ContentEncodingError):
-            response = Refusal(400, "invalid_json", "The body's encoding is not known.").response()
-        elif status == 500:
+        if status == 500:
             response = internal_failure(request, exc).response()
         response.force_close()
         return response
 
 
 async def enter(
-    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], request: web.BaseRequest
+    handle: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
 ) -> web.StreamResponse:
-    """Refuse in JSON also what aiohttp refuses before a middleware sees it, such as an unknown
-    Expect at an unknown path."""
+    """Refuse also what aiohttp refuses before a middleware sees it: an unknown Expect at an unknown
+    path."""
     try:
         return await handle(request)
     except (web.HTTPExpectationFailed, UnicodeEncodeError):
-        return Refusal(417, "invalid_request", "Expect can only be 100-continue.").response()
+        return await guard(request, nothing)
+
+
+async def nothing(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
 
 
 async def listen(
@@ -1252,7 +1314,8 @@ async def listen(
     runner.server.request_handler = partial(enter, runner.server.request_handler)
     loop = asyncio.get_running_loop()
     quiet: Any = None
-    connect = partial(Connection, runner.server, loop=loop, access_log=quiet)
+    options: Any = {"loop": loop, "access_log": quiet, "auto_decompress": False}
+    connect = partial(Connection, runner.server, **options)
     return runner, await loop.create_server(connect, host, port, backlog=BACKLOG)
 
 
@@ -1267,8 +1330,9 @@ async def serve(settings: Settings, agent: Agent) -> None:
     app = create_app(settings, agent)
     try:
         runner, listener = await listen(app, settings.host, settings.port)
-    except OSError as error:
-        got = f"{settings.host}:{settings.port}: {error.strerror}"
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", "no such name")
+        got = f"{settings.host}:{settings.port}: {why}".encode("unicode_escape").decode()
         raise SettingError(f"HOST and PORT want an address that is free here, got {got}") from None
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):

@@ -235,13 +235,9 @@ class MemoryStore:
         """Return the texts of a run whose process died with this claim: here there is none."""
         return {}
 
-    def holds(self, name: str, claim: str) -> bool:
-        """Whether this claim holds the name."""
-        return self._claims.get(name) == claim
-
     async def keeps(self, name: str, claim: str) -> bool:
         """Whether this claim holds the name for certain."""
-        return self.holds(name, claim)
+        return self._claims.get(name) == claim
 
     async def holder(self, name: str) -> str | None:
         return self._claims.get(name)

@@ -33,7 +33,7 @@ from typing import Any, Protocol
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as ConnectionError_
+from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
 
 from events import EventLog, StreamEvent, Unavailable, encode_event
@@ -65,14 +65,18 @@ URGENT = 10
 waits for so long after the last sending, which is less than its readers wait, and goes together."""
 
 LOGS_AT_ONCE = 128
+"""How many logs are sent in one go, whose answers have `ANSWER_S` together."""
 
 SEEN_S = 0.5
 """How long an ended run is kept at least, so that whoever follows it elsewhere sees its end."""
 
 RETRY_S = 0.2
-CLAIM_SURE_POLL_S = 0.02
 SURE_S = 2.0
-"""How long after the last renewal nobody can have taken over what this replica holds."""
+"""How long after its last renewal a replica can be sure that nobody believes it dead."""
+
+SURE_AGAIN_S = 0.02
+"""How often is looked whether it can be sure again."""
+
 CLAIM_AGAIN_S = 2.5
 """How long nothing is claimed when Redis is back: it may have forgotten who holds what."""
 
@@ -190,6 +194,10 @@ class RedisLog(EventLog):
 
     def unsent(self) -> list[bytes]:
         return self._frames[self.stored :] + self.outbox
+
+    def has(self, event_id: int, frame: bytes) -> bool:
+        """Whether this copy has the same event under that id."""
+        return self._frames[event_id - 1] == frame
 
     def sent(self, last_id: int) -> None:
         """Note that Redis has the events to this one."""
@@ -483,15 +491,11 @@ class RedisStore:
         self._inherited.pop(name, None)
         return run.log.texts() if run else {}
 
-    def holds(self, name: str, claim: str) -> bool:
-        """Whether this claim holds the name, as far as this replica knows."""
-        return self._held.get(name) == f"{self.replica} {claim}"
-
     async def keeps(self, name: str, claim: str) -> bool:
-        """Whether this claim holds the name for certain; waits where that cannot be known."""
+        """Whether this claim holds the name for certain; waits while that cannot be known."""
         while self._loop.time() - self._renewed > SURE_S:
-            await asyncio.sleep(CLAIM_SURE_POLL_S)
-        return self.holds(name, claim)
+            await asyncio.sleep(SURE_AGAIN_S)
+        return self._held.get(name) == f"{self.replica} {claim}"
 
     async def holder(self, name: str) -> str | None:
         if self.degraded:
@@ -577,7 +581,7 @@ class RedisStore:
                         connection.socket_timeout = None
                     try:
                         await self._send(connection, [*logs])
-                    except ConnectionError_:  # It was idle, and closed: once more.
+                    except Disconnected:  # Redis closes what was idle for long.
                         await connection.disconnect()
                         await self._send(connection, [*logs])
             except FAILURES as error:
@@ -624,14 +628,14 @@ class RedisStore:
         log.stored = min(await self._redis.xlen(stream), log.last_id)
         if 0 < log.stored < log.last_id:
             newest = await self._redis.xrevrange(stream, count=1)
-            if newest[0][1][b"frame"] != log._frames[log.stored - 1]:
-                # Redis has lost the end of it, and somebody else has told another one.
-                log.overtaken = True
-                log.outbox.clear()
-                if run := self.owned(log.run_id):
-                    run.stop("shutdown")
-                return log.give_up()
-        if log.stored == log.last_id:
+            if log.has(log.stored, newest[0][1][b"frame"]):
+                return self.send(log)
+            # Redis has lost the end of it, and somebody else has told another one.
+            log.overtaken = True
+            log.outbox.clear()
+            log.give_up()
+            self._known.pop(log.run_id, None)
+        elif log.stored == log.last_id:
             log.adopt(await self._redis.xrange(stream, f"({log.last_id}-0", "+"))
         if log.overtaken and (run := self.owned(log.run_id)):
             run.stop("shutdown")
@@ -683,7 +687,7 @@ class RedisStore:
         if not self.away and await self._redis.pexpire(lease, lease_ms):
             self._renewed = began
             return
-        if self.away:  # They may lead to a Redis that is the master no more.
+        if self.away:  # Old connections may lead to a Redis that is the master no more.
             for redis in (self._redis, self._waiting):
                 await redis.connection_pool.disconnect(inuse_connections=False)
         # The first time, and whenever others may have believed this replica dead.
@@ -691,7 +695,10 @@ class RedisStore:
             await self._redis.script_load(script)
         await self._redis.set(lease, "", px=lease_ms)
         logs = {log.run_id: log for log in self._logs if not log.closed}
-        await asyncio.gather(*(self._reclaim(*claim, logs) for claim in [*self._held.items()]))
+        held = [*self._held.items()]
+        for first in range(0, len(held), COMMANDS_AT_ONCE):
+            some = held[first : first + COMMANDS_AT_ONCE]
+            await asyncio.gather(*(self._reclaim(*claim, logs) for claim in some))
         began = self._loop.time()
         await self._redis.set(lease, "", px=lease_ms)
         self._renewed = began
@@ -707,6 +714,7 @@ class RedisStore:
         self._work.set()
 
     async def _reclaim(self, name: str, mine: str, logs: dict[str, RedisLog]) -> None:
+        """Hold a name again that others may have believed free, or stop the run that held it."""
         if self._held.get(name) != mine:
             return
         held = await self._try_claim(name, mine, "")

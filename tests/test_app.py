@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("not UTF-8", {"data": b'{"message":"\xff"}', "headers": JSON}, 400, "invalid_json"),
     ("NaN", {"data": '{"message":NaN}', "headers": JSON}, 400, "invalid_json"),
     ("deep", {"data": "[" * 100_000, "headers": JSON}, 400, "invalid_json"),
-    ("huge number", {"data": "9" * 5000, "headers": JSON}, 400, "invalid_json"),
+    ("huge number", {"data": "9" * 5000, "headers": JSON}, 400, "invalid_request"),
     ("an array", {"json": ["message"]}, 400, "invalid_request"),
     ("null", {"json": None, "headers": JSON, "data": "null"}, 400, "invalid_request"),
     ("no message", {"json": {}}, 400, "invalid_request"),
@@ -57,6 +58,11 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("thread long", {"json": {"message": "a", "thread_id": "a" * 65}}, 400, "invalid_request"),
     ("thread odd", {"json": {"message": "a", "thread_id": "a/b\n"}}, 400, "invalid_request"),
     ("both", {"json": {"message": "a", "resume": 1}}, 400, "invalid_request"),
+    (
+        "a deep answer",
+        {"data": f'{{"thread_id":"t","resume":{"[" * 200}{"]" * 200}}}', "headers": JSON},
+        *(400, "invalid_request"),
+    ),
     ("resume half", {"data": '{"resume":"\\ud83d"}', "headers": JSON}, 400, "invalid_request"),
     ("resume nothing", {"json": {"resume": 1}}, 400, "nothing_to_resume"),
     (
@@ -115,15 +121,28 @@ async def test_a_bad_request_is_refused(
     assert server.runs.running == 0
 
 
-async def test_a_body_that_cannot_be_unpacked_ends_its_connection_as_announced(
-    start: Start,
-) -> None:
-    server = await start(echo_agent())
-    async with server.session.post(
-        "/api/chat", data=b"{}", headers={**JSON, "Content-Encoding": "gzip"}
-    ) as response:
-        assert response.status == 400
-        assert response.headers["Connection"] == "close"
+GZIP, DEFLATE = gzip.compress(b'{"message":"hi"}'), zlib.compress(b'{"message":"hi"}')
+DAMAGED = [
+    *(("gzip", GZIP[:-cut]) for cut in (1, 4, 8, 9, len(GZIP))),
+    *(("deflate", DEFLATE[:-cut]) for cut in (1, 4, 6, len(DEFLATE))),
+    *(("gzip", packed) for packed in (b"{}", GZIP + b"x", GZIP[:-8] + bytes(8))),
+    ("br", b"{}"),
+]
+
+
+async def test_a_body_that_cannot_be_unpacked_is_refused_like_any_other(start: Start) -> None:
+    server = await start(echo_agent(), api_token="t")
+    origin = "http://localhost:3000"
+    for encoding, data in DAMAGED:
+        headers = {**JSON, "Content-Encoding": encoding, "Origin": origin}
+        assert (await server.call("POST", "/api/chat", data=data, headers=headers))[0] == 401
+        headers["Authorization"] = "Bearer t"
+        async with server.session.post("/api/chat", data=data, headers=headers) as response:
+            told = response.status, (await response.json())["error"]["code"]
+            assert told == (400, "invalid_json"), (encoding, data)
+            assert response.headers["Access-Control-Allow-Origin"] == origin
+    headers = {"Content-Encoding": "br"}
+    assert (await server.call("GET", "/healthz", headers=headers))[0] == 200
 
 
 async def test_the_limits_themselves_are_allowed(start: Start) -> None:
@@ -279,6 +298,7 @@ async def test_at_the_end_of_an_ended_run_there_is_nothing_more(start: Start) ->
     url = f"/api/runs/{events[0]['run_id']}/events"
     last = str(len(events))
     assert (await server.call("GET", url, headers={"Last-Event-ID": last}))[0] == 204
+    assert (await server.call("GET", url, headers={"Last-Event-ID": "0" * 40 + last}))[0] == 204
     assert (await server.call("GET", f"{url}?last_event_id={last}"))[0] == 204
     stream = await server.follow(events[0]["run_id"], after=1, query="?last_event_id=x")
     assert len(await stream.events()) == len(events) - 1
@@ -330,6 +350,18 @@ async def test_respond_async_names_the_stream_and_starts_the_run(start: Start) -
 
 
 # ----------------------------------------------------------------------------- life and end of runs
+
+
+@on_both
+async def test_bodies_are_equal_as_json_however_their_numbers_are_written(start: Start) -> None:
+    server = await start(echo_agent())
+    headers = {**JSON, "Idempotency-Key": "k"}
+    statuses = []
+    for number in ("10", "1e1", "10.0", "11"):
+        data = f'{{"message":"hi","a":{number},"b":12345678901234567890,"c":{"9" * 5000}}}'
+        async with server.session.post("/api/chat", data=data, headers=headers) as response:
+            statuses.append(response.status)
+    assert statuses == [200, 200, 200, 409]
 
 
 @on_both
@@ -534,6 +566,16 @@ async def test_a_run_that_grows_too_large_ends_within_its_bounds(start: Start) -
     assert len(stream.raw) <= 20_000 + 4096 + len(b"retry: 2000\n\n")
 
 
+async def test_what_closes_a_call_with_a_long_id_fits_into_the_bounds(start: Start) -> None:
+    script = [call("add", '{"a": 1, "b": 1}', "c" * 6000), ["never"]]
+    server = await start(scripted_agent(script), max_run_bytes=6700)
+    stream = await server.ask("hi")
+    events = await stream.events()
+    check(events)
+    assert events[-2]["code"] == "too_large"
+    assert len(stream.raw) <= 6700 + 4096 + len(b"retry: 2000\n\n")
+
+
 @on_both
 async def test_the_oldest_idle_thread_is_forgotten_first(start: Start) -> None:
     go = asyncio.Event()
@@ -580,6 +622,9 @@ EXPOSED = "Location, Content-Location, Retry-After"
 async def test_a_preflight_from_a_listed_origin_is_answered(start: Start) -> None:
     server = await start(echo_agent(), api_token="t")
     headers = {"Origin": ALLOWED, "Access-Control-Request-Method": "POST"}
+    assert (await server.call("OPTIONS", "/healthz", headers=headers))[0] == 204
+    asked = {"Access-Control-Request-Method": "POST"}
+    assert (await server.call("OPTIONS", "/api/chat", headers=asked))[0] == 401
     async with server.session.options("/api/chat", headers=headers) as response:
         assert response.status == 204
         assert response.headers["Access-Control-Allow-Origin"] == ALLOWED
@@ -591,6 +636,13 @@ async def test_a_preflight_from_a_listed_origin_is_answered(start: Start) -> Non
         )
         assert int(response.headers["Access-Control-Max-Age"]) > 0
         assert response.headers["Vary"] == "Origin"
+
+
+async def test_an_unknown_expectation_lets_nobody_past_the_door(start: Start) -> None:
+    server = await start(echo_agent(), api_token="t")
+    for given, status in (("", 401), ("Bearer t", 404)):
+        headers = {"Expect": "foo", "Authorization": given}
+        assert (await server.call("GET", "/api/nothing", headers=headers))[0] == status
 
 
 @pytest.mark.parametrize(
@@ -695,8 +747,12 @@ async def test_info_tells_what_the_page_shows(start: Start) -> None:
         ("CORS_ORIGINS", "localhost:3000"),
         ("CORS_ORIGINS", "http://a.example/path"),
         ("API_TOKEN", "with space"),
-        ("OPENAI_BASE_URL", "localhost:8080"),
-        ("DOCS_DIR", "/no/such/folder"),
+        *(
+            ("OPENAI_BASE_URL", value)
+            for value in ("localhost:8080", "http://", "http://h:x", "http://h:99999", "http://[")
+        ),
+        *(("OPENAI_BASE_URL", value) for value in ("http://h/ x", "http://\x01", "ftp://h")),
+        *(("DOCS_DIR", value) for value in ("/no/such/folder", "a" * 5000)),
         ("LOG_LEVEL", "loud"),
     ],
 )

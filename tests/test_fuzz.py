@@ -33,7 +33,6 @@ CODES = {
     409: {"thread_busy", "idempotency_conflict"},
     413: {"too_large"},
     415: {"unsupported_media_type"},
-    417: {"invalid_request"},
     500: {"internal"},
     503: {"too_many_runs", "draining"},
 }

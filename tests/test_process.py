@@ -215,7 +215,10 @@ async def test_a_stalled_reader_is_dropped_and_a_slow_one_is_not(
         ({"PORT": "x"}, "PORT wants a whole number from 0 to 65535, got 'x'"),
         ({"AGENT": "nothing"}, "AGENT wants module:attribute, got 'nothing'"),
         ({"AGENT": "no_such_module:graph"}, "AGENT wants module:attribute"),
-        ({"HOST": "192.0.2.1"}, "HOST and PORT want an address that is free here, got 192.0.2.1"),
+        *(
+            ({"HOST": host}, f"HOST and PORT want an address that is free here, got {host[:9]}")
+            for host in ("192.0.2.1", "..", "a" * 100)
+        ),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_one_line(environ: dict[str, str], words: str) -> None:

@@ -344,30 +344,73 @@ async def test_a_thread_of_a_dead_replica_takes_its_next_turn_though_nobody_read
     check(await (await other.follow(run_id)).events())
 
 
+@pytest.mark.parametrize("writes_on", [False, True])
 async def test_a_replica_that_was_believed_dead_adopts_what_was_told(
-    launch: Launch, upstream: Upstream, redis: RedisServer, postgres: Postgres
+    launch: Launch, upstream: Upstream, redis: RedisServer, postgres: Postgres, writes_on: bool
 ) -> None:
-    upstream.replies = [[*text("Hel"), STALL], text("Whole.")]
+    """Also where its graph would end with an answer, which nobody wants any more."""
+    go = asyncio.Event()
+    upstream.replies = [[*text("Hel"), go, *text("lo"), STALL], text("Whole.")]
+    if writes_on:
+        upstream.replies[0].pop()
     # Not SQLite, whose lock a stopped process may hold.
     environ = {"OPENAI_BASE_URL": upstream.url, "DATABASE_URL": postgres.url}
     one, other = await pair(launch, redis, **environ)
-    stream = await one.ask("hi", thread_id="believed")
+    thread_id = f"believed-{writes_on}"
+    stream = await one.ask("hi", thread_id=thread_id)
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
-    await until_kept(other, "believed")
+    await until_kept(other, thread_id)
     one.process.send_signal(signal.SIGSTOP)
     away = await other.follow(run_id)
     await asyncio.wait_for(away.events(), FEW_S)
     assert b'"reason":"shutdown"' in away.raw
-    assert (await other.run("again", thread_id="believed"))[-2]["content"] == "Whole."
+    assert (await other.run("again", thread_id=thread_id))[-2]["content"] == "Whole."
+    go.set()
     one.process.send_signal(signal.SIGCONT)
     await stream.events()
     assert bare(stream) == bare(away)
-    assert (await one.call("GET", f"/api/runs/{run_id}"))[1]["status"] == "shutdown"
-    await asyncio.wait_for(upstream.dropped.wait(), FEW_S)
+    if not writes_on:
+        await asyncio.wait_for(upstream.dropped.wait(), FEW_S)
     await until(one, "ok")
-    assert (await one.call("GET", "/healthz"))[1]["running"] == 0
-    assert await contents(other, "believed") == ["hi", "Hel", "again", "Whole."]
+    while (await one.call("GET", "/healthz"))[1]["running"]:
+        pass
+    assert (await one.call("GET", f"/api/runs/{run_id}"))[1]["status"] == "shutdown"
+    assert await contents(other, thread_id) == ["hi", "Hel", "again", "Whole."]
+
+
+async def test_a_deleted_conversation_of_a_dead_replica_stays_deleted(
+    launch: Launch, upstream: Upstream, redis: RedisServer, postgres: Postgres
+) -> None:
+    upstream.replies = [[*text("Secret"), STALL], text("Fresh.")]
+    environ = {"OPENAI_BASE_URL": upstream.url, "DATABASE_URL": postgres.url}
+    one, other = await pair(launch, redis, **environ)
+    stream = await one.ask("hi", thread_id="deleted")
+    await stream.until("text_delta")
+    one.process.kill()
+    while (await other.call("DELETE", "/api/threads/deleted"))[0] != 204:
+        await asyncio.sleep(0.1)  # Nothing else tells.
+    await other.run("new", thread_id="deleted")
+    await other.run("again", thread_id="deleted")
+    assert await contents(other, "deleted") == ["new", "Fresh.", "again", "Fresh."]
+
+
+async def test_a_run_that_died_is_not_resumed(
+    launch: Launch, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.replies = [[*text("Hel"), STALL], text("Again.")]
+    environ = {
+        "OPENAI_BASE_URL": upstream.url,
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'chat.db'}",
+    }
+    server = await launch(**environ)
+    stream = await server.ask("hi", thread_id="t")
+    await stream.until("text_delta")
+    await until_kept(server, "t")
+    server.process.kill()
+    await server.process.wait()
+    server = await launch(**environ)
+    assert await refusal(server, {"resume": True, "thread_id": "t"}) == (400, "nothing_to_resume")
 
 
 async def test_a_replica_that_shuts_down_tells_its_readers_elsewhere(
@@ -474,6 +517,41 @@ async def test_shutdown_does_not_wait_for_redis(
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(server.process.wait(), 5) == 0
     assert time.monotonic() - began < 2
+
+
+async def test_a_full_redis_cuts_its_readers_and_is_recovered_from(
+    launch: Launch, upstream: Upstream, own_redis: RedisServer
+) -> None:
+    """Its lease still fits, so that it seems to be there."""
+    go = asyncio.Event()
+    upstream.replies = [[*text("Hel"), go, *text("x" * 200_000), STALL], text("Fine.")]
+    server = await launch(REDIS_URL=own_redis.url, OPENAI_BASE_URL=upstream.url)
+    stream = await server.ask("hi")
+    await stream.until("text_delta")
+    with own_redis.client() as client:
+        full = client.info()["used_memory"] + 20_000
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", full)
+        go.set()
+        await asyncio.wait_for(stream.events(), 15)
+        client.config_set("maxmemory", 0)
+    assert b"event: done" not in stream.raw
+    await until(server, "ok")
+    assert (await server.run("hi"))[-2]["content"] == "Fine."
+    assert server.log().count("Redis is away") < 60
+
+
+async def test_reading_a_thread_does_not_wait_for_a_frozen_postgres(
+    launch: Launch, postgres: Postgres
+) -> None:
+    server = await launch(DATABASE_URL=postgres.url)
+    await server.run("hi", thread_id="frozen")
+    postgres.freeze()
+    try:
+        status, _ = await asyncio.wait_for(server.call("GET", "/api/threads/frozen"), 15)
+        assert status == 503
+    finally:
+        postgres.thaw()
 
 
 async def test_shutdown_does_not_wait_for_a_frozen_postgres(
