@@ -209,18 +209,12 @@ class Agent:
 
         Each older one has the whole conversation, so that memory would grow with its square.
         """
-        if self.database is not None:
-            return await self.database.prune(thread_id)
-        memory, config = self._memory, _config(thread_id)
-        if memory is None:
-            return
-        # A subgraph with a memory of its own has a namespace without a task's id.
-        keeps_more = any(ns and ":" not in ns for ns in memory.storage.get(thread_id, ()))
+        # A delta channel's value is spread over its older checkpoints.
         deltas = any(isinstance(c, DeltaChannel) for c in self.graph.channels.values())
-        if (saved := memory.get_tuple(config)) and not keeps_more and not deltas:
-            memory.delete_thread(thread_id)
-            versions = saved.checkpoint["channel_versions"]
-            memory.put(config, saved.checkpoint, saved.metadata, versions)
+        if self.database is not None:
+            await self.database.prune(thread_id)
+        elif self._memory is not None and not deltas:
+            self._memory.prune([thread_id])
 
     async def add(self, config: RunnableConfig, messages: Sequence[AnyMessage]) -> None:
         """Add messages to a graph's state, as an input that nothing runs on."""
@@ -246,6 +240,17 @@ class Memory(InMemorySaver):
                 versions = self.serde.loads_typed(checkpoint)["channel_versions"]
                 for channel, version in versions.items():
                     self.blobs.pop((thread_id, namespace, channel, version), None)
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Keep each thread's newest checkpoint alone, unless a subgraph of it remembers more."""
+        for thread_id in thread_ids:
+            # A subgraph with a memory of its own has a namespace without a task's id.
+            keeps_more = any(ns and ":" not in ns for ns in self.storage.get(thread_id, ()))
+            saved = self.get_tuple(config := _config(thread_id))
+            if saved and not keeps_more:
+                self.delete_thread(thread_id)
+                versions = saved.checkpoint["channel_versions"]
+                self.put(config, saved.checkpoint, saved.metadata, versions)
 
 
 class Turn:
@@ -624,7 +629,8 @@ class Translator:
         """
         if message.id in self._known:
             return
-        self._known.add(message.id or str(uuid4()))
+        if message.id is not None:
+            self._known.add(message.id)
         call_id = message.tool_call_id
         call = self._asked.pop(call_id, None) or self._carried.get(call_id)
         if call and call_id not in self._open:
@@ -838,8 +844,10 @@ def _jsonable(value: Any) -> Any:
     """Return the value as JSON can carry it: models and dates as their fields, NaN as its name."""
     try:
         return json.loads(json.dumps(value, default=_plain), parse_constant=str)
-    except (TypeError, ValueError, RecursionError):  # odd keys, a circle
+    except (TypeError, ValueError):  # odd keys, a circle
         return str(value)
+    except RecursionError:  # which its text would raise, too
+        return f"<{type(value).__name__}>"
 
 
 def _plain(value: Any) -> Any:

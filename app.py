@@ -741,7 +741,6 @@ def nothing_to_resume() -> Refusal:
 SETTINGS = web.AppKey("settings", Settings)
 RUNS = web.AppKey("runs", Runs)
 
-ENCODINGS = {"identity", "gzip", "deflate"}
 HTTP_REFUSALS = {
     404: ("not_found", "There is nothing at this path."),
     405: ("method_not_allowed", "This path does not know this method."),
@@ -993,6 +992,9 @@ async def read_chat(request: web.Request) -> Asked:
         raise nothing_to_resume()
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return Asked(thread_id or secrets.token_urlsafe(12), message, answer, key, digest)
+
+
+ENCODINGS = {"identity", "gzip", "deflate"}
 
 
 async def read_body(request: web.Request) -> dict[str, Any]:

@@ -110,7 +110,7 @@ SCRIPTS = {script: hashlib.sha1(script.encode()).hexdigest() for script in (APPE
 
 GONE = "The server that ran this is gone."
 
-FAILURES = (Exception,)
+ANY_FAILURE = (Exception,)
 """What asking Redis may raise: errors of the package, of the system, and of the loop's transports,
 which each loop has its own of. Whatever it is, those who ask have to go on."""
 
@@ -397,7 +397,7 @@ class RedisStore:
                         break
             except Unavailable:
                 await self._back.wait()
-            except FAILURES:
+            except ANY_FAILURE:
                 # Also where there is no connection more for it: then by short looks.
                 try:
                     await self._catch_up(log)
@@ -434,14 +434,14 @@ class RedisStore:
             raise Unavailable
         try:
             log.adopt(await self._redis.xrange(stream_of(log.run_id), f"({log.last_id}-0", "+"))
-        except FAILURES as error:
+        except ANY_FAILURE as error:
             raise self._lose(error) from None
 
     async def _bury(self, log: RedisLog) -> None:
         """End a run whose owner is dead, unless somebody else has."""
         try:
             seconds, micros = await self._redis.time()
-        except FAILURES as error:
+        except ANY_FAILURE as error:
             raise self._lose(error) from None
         await self._catch_up(log)
         if log.ending:
@@ -473,7 +473,7 @@ class RedisStore:
         while True:
             try:
                 held = await self._try_claim(name, mine, void)
-            except FAILURES as error:
+            except ANY_FAILURE as error:
                 await self.release(name, claim)  # It may have been heard.
                 raise self._lose(error) from None
             if held == mine:
@@ -502,7 +502,7 @@ class RedisStore:
             raise Unavailable
         try:
             held = await self._redis.get(claim_on(name))
-        except FAILURES as error:
+        except ANY_FAILURE as error:
             raise self._lose(error) from None
         if held is None or await self._is_void(held.decode(), leased=True):
             return None
@@ -539,7 +539,7 @@ class RedisStore:
             return not await self._redis.exists(lease_of(replica)) and bool(
                 await self._redis.exists(lease_of(self.replica))
             )
-        except FAILURES as error:
+        except ANY_FAILURE as error:
             raise self._lose(error) from None
 
     # ------------------------------------------------------------------------------- sending
@@ -584,11 +584,11 @@ class RedisStore:
                     except Disconnected:  # Redis closes what was idle for long.
                         await connection.disconnect()
                         await self._send(connection, [*logs])
-            except FAILURES as error:
+            except ANY_FAILURE as error:
                 self._outgoing = logs | self._outgoing
                 self._work.set()
                 self._lose(error)
-                with suppress(*FAILURES):
+                with suppress(*ANY_FAILURE):
                     await connection.disconnect()
                 await asyncio.sleep(RETRY_S)
             with suppress(TimeoutError):
@@ -665,7 +665,7 @@ class RedisStore:
         while True:
             try:
                 await self.renew()
-            except FAILURES as error:
+            except ANY_FAILURE as error:
                 self._lose(error)
             now = self._loop.time()
             if self._failing and now - self._failing > GIVE_UP_S:
@@ -754,7 +754,7 @@ class RedisStore:
                 # Shorter than the time after which a silent connection counts as lost.
                 if found := await self._waiting.blpop([inbox_of(self.replica)], timeout=1):
                     self._hear(found[1].decode())
-            except FAILURES as error:
+            except ANY_FAILURE as error:
                 self._lose(error)
 
 
@@ -819,5 +819,5 @@ async def open_redis(url: str, longest_s: float, ttl_s: float) -> AsyncIterator[
                     # Again, since asyncio.wait_for, used by the package, may miss it: Python 3.11.
                     task.cancel()
                 _, left = await asyncio.wait(left, timeout=RETRY_S)
-            with suppress(*FAILURES):
+            with suppress(*ANY_FAILURE):
                 await store.leave()
