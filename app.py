@@ -974,7 +974,7 @@ async def read_chat(request: web.Request) -> Asked:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
         raise invalid("Idempotency-Key has 1 to 128 visible ASCII characters.")
-    body = await read_body(request)
+    body, digest = await read_body(request)
     thread_id, answer, message = body.get("thread_id"), body.get("resume"), None
     if thread_id is not None and not (
         isinstance(thread_id, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id)
@@ -984,21 +984,20 @@ async def read_chat(request: web.Request) -> Asked:
         message = read_message(body)
     elif body.get("message") is not None:
         raise invalid("message and resume exclude each other.")
+    elif is_nested(answer, MAX_NESTING):  # Checkpointers take little more.
+        raise invalid(f"resume is nested more than {MAX_NESTING} levels deep.")
     elif has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
         raise invalid("resume has half of a surrogate pair.")
-    elif nesting(answer) > MAX_NESTING:  # Checkpointers take little more.
-        raise invalid(f"resume is nested more than {MAX_NESTING} levels deep.")
     elif thread_id is None:
         raise nothing_to_resume()
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return Asked(thread_id or secrets.token_urlsafe(12), message, answer, key, digest)
 
 
 ENCODINGS = {"identity", "gzip", "deflate"}
 
 
-async def read_body(request: web.Request) -> dict[str, Any]:
-    """Return the request's JSON object. Raises Refusal."""
+async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
+    """Return the request's JSON object and its digest. Raises Refusal."""
     if request.content_type != "application/json":
         raise Refusal(415, "unsupported_media_type", "Content-Type has to be application/json.")
     encoding = request.headers.get("Content-Encoding", "identity").lower()
@@ -1013,6 +1012,7 @@ async def read_body(request: web.Request) -> dict[str, Any]:
         body = json.loads(
             data.decode(), parse_constant=int, parse_int=_read_number, parse_float=_read_number
         )
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     except (ValueError, zlib.error, web.RequestPayloadError):
         raise Refusal(400, "invalid_json", "The body is not JSON in UTF-8.") from None
     except RecursionError:
@@ -1021,7 +1021,7 @@ async def read_body(request: web.Request) -> dict[str, Any]:
         raise Refusal(400, "invalid_json", "The body did not arrive.") from None
     if not isinstance(body, dict):
         raise invalid("The body has to be a JSON object.")
-    return body
+    return body, digest
 
 
 def unpack(data: bytes, max_bytes: int) -> bytes:
@@ -1060,11 +1060,12 @@ def read_message(body: Mapping[str, Any]) -> str:
     return message
 
 
-def nesting(value: Any) -> int:
-    """Return how many arrays and objects stand in each other."""
+def is_nested(value: Any, levels: int) -> bool:
+    """Whether more arrays and objects than that stand in each other."""
     if not isinstance(value, dict | list):
-        return 0
-    return 1 + max(map(nesting, value.values() if isinstance(value, dict) else value), default=0)
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(is_nested(each, levels - 1) for each in inner)
 
 
 def has_lone_surrogate(text: str) -> bool:
