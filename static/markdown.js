@@ -8,7 +8,7 @@
  *
  * What it does not do: setext headings, indented code, reference links, images (drawn as links),
  * raw HTML other than `<br>`, and an emphasis or link of more than SPAN characters.
- * Source: CommonMark, and GitHub Flavored Markdown for tables, strikethrough and autolinks.
+ * Source: CommonMark, and GitHub Flavored Markdown for tables, task lists, strikethrough and autolinks.
  */
 
 /** How far an emphasis or a link may reach. It bounds what is drawn again as text arrives. */
@@ -77,7 +77,7 @@ export class Markdown {
     if (this.#leaf?.type === "code" && this.#stack.length === 1) return /^[\s>`~]*$/.test(line);
     return (
       /^[\s>#*+_`~|:.)\d-]*$/.test(line) ||
-      /^(\s|>|[-*+]\s|\d+[.)]\s)*(\||```|~~~)/.test(line)
+      /^(\s|>|[-*+]\s|\d+[.)]\s)*(\||```|~~~|\[[ xX]?\]? ?$)/.test(line)
     );
   }
 
@@ -139,7 +139,7 @@ export class Markdown {
       } else if (mark && !rule && kept < MAX_NESTING && this.#mayList(mark[2], kept)) {
         this.#closeTo(kept);
         this.#item(mark);
-        rest = rest.slice(mark[0].length);
+        rest = rest.slice(mark[0].length).replace(/^\[([ xX])\] (?=\S)/, (_, done) => (done === " " ? "☐ " : "☑ "));
       } else break;
       kept = this.#stack.length;
     }

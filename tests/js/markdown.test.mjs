@@ -98,6 +98,9 @@ const TABLE = [
   ["a | b\nno table", "<p>a | b\nno table</p>"],
   ["", ""],
   ["-", "<ul><li></li></ul>"],
+  ["- [x] a\n- [ ] b\n- [y] c\n- [x]", "<ul><li><p>☑ a</p></li><li><p>☐ b</p></li><li><p>[y] c</p></li><li><p>[x]</p></li></ul>"],
+  ["[x] a", "<p>[x] a</p>"],
+  ["Words:\n|a|b|\n|-|-|\n|1|2|", "<p>Words:</p><div><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>"],
 ];
 
 describe("Markdown", () => {
