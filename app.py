@@ -310,7 +310,8 @@ class Run:
         heartbeat_s = self._settings.heartbeat_s
         self._append(StreamEvent("start", self.id, self.thread_id, heartbeat_s, timeout_s))
         await self.log.flush()
-        self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
+        if not self._readers:  # One may be there already, on another replica.
+            self._wait_for_readers(max(UNREAD_GRACE_S, self._settings.disconnect_grace_s))
         self.begun.set_result(None)
         for _ in range(6):  # In so many steps of the loop the response is on its way.
             await asyncio.sleep(0)

@@ -387,6 +387,7 @@ class RedisStore:
             try:
                 if found := await self._waiting.xread({stream: f"{log.last_id}-0"}, block=BLOCK_MS):
                     log.adopt(found[0][1])
+                    missed = 0
                 elif await self._is_dead(run.owner):
                     await self._bury(log)
                 elif not await self._redis.exists(stream):
