@@ -260,6 +260,8 @@ class Run:
         self._open: dict[str, tuple[str, float]] = {}
         """The tool, and when it started, of each open tool call."""
         self._full = False
+        self._left_behind = False
+        """Whether the graph did not let go in time when it was stopped."""
         self._readers = 0
         self._grace: asyncio.TimerHandle | None = None
 
@@ -326,6 +328,9 @@ class Run:
         if not work.done():
             work.cancel()
             await asyncio.wait({work}, timeout=STOP_S)
+        if not work.done():
+            self._left_behind = True
+            work.cancel()  # Again, since asyncio.wait_for may miss the first: Python 3.11.
         reason, error = self._outcome(work)
         await self._settle(reason)
         self._close(reason, error)
@@ -369,6 +374,8 @@ class Run:
     async def _work(self) -> None:
         async with aclosing(self._turn.stream()) as events:
             async for event in events:
+                if self._left_behind:
+                    return
                 self._append(event, self._limit(event))
 
     def _limit(self, event: StreamEvent) -> int:

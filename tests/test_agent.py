@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -12,6 +13,7 @@ import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import ToolException, tool
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -844,3 +846,38 @@ async def test_a_stopped_subgraph_without_messages_is_left_alone(start: Start) -
         assert events[-1]["reason"] == "timeout"
     _, thread = await server.call("GET", "/api/threads/t")
     assert [m["content"] for m in thread["messages"]] == ["turn 0", "turn 1"]
+
+
+async def test_a_graph_that_goes_on_after_its_stop_is_heard_no_more(start: Start) -> None:
+    answered, reading, let_go, over = (asyncio.Event() for _ in range(4))
+
+    class Saver(InMemorySaver):
+        """Misses a cancellation at the run's end, and goes on while the thread is settled."""
+
+        async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+            if reading.is_set():
+                let_go.set()
+                await over.wait()
+            elif answered.is_set():
+                reading.set()
+                try:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.Event().wait()
+                    await let_go.wait()
+                finally:
+                    over.set()
+            return await super().aget_tuple(config)
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        answered.set()
+        return {"messages": [AIMessage("Too late.")]}
+
+    agent = Agent(graph_of(answer=answer).compile(Saver()), "x")
+    server = await start(agent)
+    stream = await server.ask("hi")
+    run_id = (await stream.until("start"))["run_id"]
+    await reading.wait()
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    events = await stream.events()
+    assert "final_answer" not in kinds(events)
+    assert events[-1]["reason"] == "cancelled"
