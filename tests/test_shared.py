@@ -321,7 +321,7 @@ async def test_open_tool_calls_of_a_dead_replica_are_closed(
     # Nobody reads; whoever asks for it is told.
     async with asyncio.timeout(FEW_S):
         while (await other.call("GET", f"/api/runs/{run_id}"))[1]["status"] == "running":
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # Nothing else tells.
     events = await (await other.follow(run_id)).events()
     check(events)
     assert events[-3]["status"] == "cancelled"
