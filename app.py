@@ -644,7 +644,8 @@ class Runs:
             with suppress(Unavailable):
                 await run.log.flush()
         except Exception as error:  # noqa: BLE001  # its own, or a refusal
-            if run.log.size:  # Its start may have been heard: so is its end, then.
+            # Its start may have been heard: so is its end, then.
+            if run.log.size and run.status == "running":
                 run.fail(error)
             if not run.begun.done():
                 run.begun.set_exception(error)

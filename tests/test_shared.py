@@ -23,7 +23,7 @@ from tests import test_chaos, test_clients
 from tests.chaotic import ChaoticUpstream
 from tests.client import Client, Stream, check, joined
 from tests.conftest import ROOT, Process, Server
-from tests.engines import Postgres, RedisServer, free_port
+from tests.engines import Postgres, RedisServer, Relay, free_port
 from tests.raw import SEED, Raw, assert_clean, seconds
 from tests.scripted import call, scripted_agent
 from tests.test_agent import broken
@@ -378,6 +378,50 @@ async def test_a_replica_that_was_believed_dead_adopts_what_was_told(
         pass
     assert (await one.call("GET", f"/api/runs/{run_id}"))[1]["status"] == "shutdown"
     assert await contents(other, thread_id) == ["hi", "Hel", "again", "Whole."]
+
+
+async def test_a_replica_that_is_cut_off_leaves_the_thread_to_whoever_took_it_over(
+    launch: Launch, upstream: Upstream, redis: RedisServer, postgres: Postgres
+) -> None:
+    go = asyncio.Event()
+    upstream.replies = [[*text("Hel"), go, *text("lo")], text("Whole.")]
+    environ = {"OPENAI_BASE_URL": upstream.url, "DATABASE_URL": postgres.url}
+    async with Relay(redis.port) as relay:
+        one = await launch(REDIS_URL=relay.url, **environ)
+        other = await launch(REDIS_URL=redis.url, **environ)
+        stream = await one.ask("hi", thread_id="cut-off")
+        run_id = (await stream.until("start"))["run_id"]
+        await stream.until("text_delta")
+        await until_kept(other, "cut-off")
+        relay.open.clear()
+        away = await other.follow(run_id)
+        await asyncio.wait_for(away.events(), FEW_S)
+        assert (await other.run("again", thread_id="cut-off"))[-2]["content"] == "Whole."
+        go.set()
+        await until(one, "degraded")
+        relay.open.set()
+        await until(one, "ok")
+        while (await one.call("GET", "/healthz"))[1]["running"]:
+            await asyncio.sleep(0.05)  # Nothing else tells.
+    assert await contents(other, "cut-off") == ["hi", "Hel", "again", "Whole."]
+
+
+async def test_a_run_that_redis_may_have_heard_of_is_told_to_its_end_though_it_was_refused(
+    launch: Launch, redis: RedisServer
+) -> None:
+    async with Relay(redis.port) as relay:
+        server = await launch(REDIS_URL=relay.url)
+        relay.closes_at = b"event: start"
+        assert await refusal(server, {"message": "hi"}) == (503, "unavailable")
+        relay.open.set()
+        await until(server, "ok")
+        with redis.client() as client:
+            (key,) = client.keys("chat:run:*")
+        run_id = key.decode().partition("{")[2].rstrip("}")
+        events = await asyncio.wait_for((await server.follow(run_id)).events(), FEW_S)
+    check(events)
+    assert [event["type"] for event in events] == ["start", "error", "done"]
+    assert events[-1]["reason"] == "shutdown"
 
 
 async def test_a_deleted_conversation_of_a_dead_replica_stays_deleted(
