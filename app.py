@@ -82,6 +82,9 @@ SETTLE_S = 5.0
 DRAIN_S = 2 * STOP_S + 0.2
 """How long shutdown waits for a graph that is stopped, the thread and the store together."""
 
+GARBAGE = 10_000
+"""How many objects may be new before the garbage collector looks for cycles, 700 by default."""
+
 BACKLOG = 1024
 """How many connections may wait to be accepted; one too many is a second late."""
 
@@ -1349,8 +1352,10 @@ async def serve(settings: Settings, agent: Agent) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
-    # What is loaded by now stays, so the garbage collector need not walk it while runs go on.
+    # What is loaded by now stays, so the garbage collector need not walk it while runs go on; and a
+    # chunk has dozens of objects, none in a cycle, of which it would walk all that runs still hold.
     gc.freeze()
+    gc.set_threshold(GARBAGE)
     host, port = listener.sockets[0].getsockname()[:2]
     print(f"Serving on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     await stop.wait()
