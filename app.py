@@ -61,10 +61,10 @@ BODY_S = 30.0
 WRITE_BYTES = 65_536
 """How many bytes a reader is handed at once; a reader that stalls holds no more than that."""
 
-WRITE_EVERY_S = 0.01
+WRITE_EVERY_S = 1 / 60
 WRITES_AT_ONCE = 20
-"""A reader is written to a hundred times a second at most, after some writes at once: what a fast
-model makes meanwhile goes out in one write, sooner than a screen would draw it."""
+"""A reader is written to as often as a screen is drawn, after some writes at once: what a fast model
+makes meanwhile goes out in one write."""
 
 CLOSING_BYTES = 4096
 """How far a run's closing events may go beyond its limit."""
