@@ -773,7 +773,11 @@ def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
     reasoning = message.additional_kwargs.get("reasoning_content")
     if reasoning and isinstance(reasoning, str):
         yield "reasoning_delta", reasoning
-    for block in [message.content] if isinstance(message.content, str) else message.content:
+    if isinstance(message.content, str):
+        if message.content:
+            yield "text_delta", message.content
+        return
+    for block in message.content:
         match block:
             case str(text) | {"type": "text", "text": str(text)} if text:
                 yield "text_delta", text

@@ -82,7 +82,8 @@ def encode_event(event: StreamEvent, event_id: int) -> bytes:
     # make an encoder for each event would take longer than to quote them.
     fields = [
         f'"{name}":{_quote(value) if isinstance(value, str) else _encode_json(value)}'
-        for name, value in event.to_dict().items()
+        for name, value in vars(event).items()
+        if value is not None
     ]
     frame = f"id: {event_id}\nevent: {event.type}\ndata: {{{','.join(fields)}}}\n\n"
     # Half of a surrogate pair has no UTF-8; its JSON escape joins the other half in the client.
