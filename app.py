@@ -63,8 +63,8 @@ WRITE_BYTES = 65_536
 
 WRITE_EVERY_S = 1 / 60
 WRITES_AT_ONCE = 20
-"""A reader is written to as often as a screen is drawn, after some writes at once: what a fast model
-makes meanwhile goes out in one write."""
+"""A reader is written to as often as a screen is drawn, after some writes at once: what a fast
+model makes meanwhile goes out in one write."""
 
 CLOSING_BYTES = 4096
 """How far a run's closing events may go beyond its limit."""
@@ -239,8 +239,8 @@ class Asked:
     answer: Any
     """The value of ``resume``."""
     key: str | None
-    digest: str
-    """The same for bodies that are equal as JSON."""
+    digest: str | None
+    """Where there is a key, the same for bodies that are equal as JSON."""
 
 
 class Run:
@@ -981,12 +981,16 @@ def invalid(message: str) -> Refusal:
     return Refusal(400, "invalid_request", message)
 
 
+def too_deep() -> Refusal:
+    return Refusal(400, "invalid_json", "The body is nested too deeply.")
+
+
 async def read_chat(request: web.Request) -> Asked:
     """Return what the POST asks for. Raises Refusal."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
         raise invalid("Idempotency-Key has 1 to 128 visible ASCII characters.")
-    body, digest = await read_body(request)
+    body = await read_body(request)
     thread_id, answer, message = body.get("thread_id"), body.get("resume"), None
     if thread_id is not None and not (
         isinstance(thread_id, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id)
@@ -1002,14 +1006,15 @@ async def read_chat(request: web.Request) -> Asked:
         raise invalid("resume has half of a surrogate pair.")
     elif thread_id is None:
         raise nothing_to_resume()
+    digest = fingerprint(body) if key is not None else None
     return Asked(thread_id or secrets.token_urlsafe(12), message, answer, key, digest)
 
 
 ENCODINGS = {"identity", "gzip", "deflate"}
 
 
-async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
-    """Return the request's JSON object and its digest. Raises Refusal."""
+async def read_body(request: web.Request) -> dict[str, Any]:
+    """Return the request's JSON object. Raises Refusal."""
     if request.content_type != "application/json":
         raise Refusal(415, "unsupported_media_type", "Content-Type has to be application/json.")
     encoding = request.headers.get("Content-Encoding", "identity").lower()
@@ -1020,20 +1025,16 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
             data = await request.read()
         if encoding != "identity":
             data = unpack(data, request.client_max_size)
-        # NaN and its like are Python's own, not JSON's: int refuses them.
-        body = json.loads(
-            data.decode(), parse_constant=int, parse_int=_read_number, parse_float=_read_number
-        )
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        body = _decode_json(data.decode())
     except (ValueError, zlib.error, web.RequestPayloadError):
         raise Refusal(400, "invalid_json", "The body is not JSON in UTF-8.") from None
     except RecursionError:
-        raise Refusal(400, "invalid_json", "The body is nested too deeply.") from None
+        raise too_deep() from None
     except TimeoutError:
         raise Refusal(400, "invalid_json", "The body did not arrive.") from None
     if not isinstance(body, dict):
         raise invalid("The body has to be a JSON object.")
-    return body, digest
+    return body
 
 
 def unpack(data: bytes, max_bytes: int) -> bytes:
@@ -1059,6 +1060,20 @@ def _read_number(text: str) -> float:
     if abs(number) >= 2**63 or not number.is_integer():
         return number
     return int(text) if text.lstrip("-").isdecimal() else int(number)
+
+
+# NaN and its like are Python's own, not JSON's: int refuses them.
+_decode_json = json.JSONDecoder(
+    parse_constant=int, parse_int=_read_number, parse_float=_read_number
+).decode
+
+
+def fingerprint(body: dict[str, Any]) -> str:
+    """Return the same for bodies that are equal as JSON. Raises Refusal."""
+    try:
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    except RecursionError:
+        raise too_deep() from None
 
 
 def read_message(body: Mapping[str, Any]) -> str:
