@@ -176,8 +176,10 @@ class Agent:
         what the graph would have done next is dropped. The calls ``failed`` are marked, so that no
         exception's text is told of them; None where that is not known. Returns the messages.
         """
+        if turn is None and self._memory is not None and thread_id not in self._memory.storage:
+            return []  # a new thread, as it takes no time to see
         state = await self.graph.aget_state(_config(thread_id), subgraphs=True)
-        if state.created_at is None and turn is None:  # a new thread
+        if state.created_at is None and turn is None:
             return []
         outputs = turn.translator.outputs if turn else {}
         for task in state.tasks:
@@ -275,6 +277,8 @@ class Turn:
         self.question = None if message is None else HumanMessage(message, id=str(uuid4()))
         self._answers = answers
         self._texts = texts
+        self._history: list[AnyMessage] = []
+        """The conversation as the graph left it."""
 
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of the graph's run as they happen, to its end or its next interrupt.
@@ -307,17 +311,19 @@ class Turn:
                     yield event
         if agent.chain is not None:
             await self._keep()
-        for event in translator.finish(await agent.history(thread_id)):
+        self._history = await agent.history(thread_id)
+        for event in translator.finish(self._history):
             yield event
 
     async def settle(self, reason: str) -> None:
         """Leave the thread ready for its next turn, whatever ended this one."""
         if reason == "interrupted":
             return
-        if reason == "completed":
-            await self._agent.settle(self._thread_id, failed=self.translator.failed)
-        else:
+        failed = self.translator.failed
+        if reason != "completed":
             await self._keep()
+        elif failed or any(_unanswered(self._history)):
+            await self._agent.settle(self._thread_id, failed=failed)
         await self._agent.compact(self._thread_id)
 
     async def _keep(self) -> None:
