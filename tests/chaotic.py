@@ -29,6 +29,9 @@ TOOLS = [
     ("no_such_tool", "{}"),
 ]
 
+HOLD = "hold"
+"""The question whose answer begins and does not go on."""
+
 PIECES = ["Hel", "lo ", "考え", "\n\n", "data: x\n\n", "\r", "\u2028", "😀", "**b**"]
 
 
@@ -50,11 +53,13 @@ class ChaoticUpstream(Upstream):
             told = [(m["role"], m.get("tool_calls") or m.get("tool_call_id")) for m in messages]
             self.problems.append(f"{problem} in {told[-8:]}")
         question = max(n for n, m in enumerate(messages) if m["role"] == "user")
-        rng = random.Random(f"{self.seed}/{messages[question]['content']}/{len(messages)}")
+        asked = messages[question]["content"]
+        rng = random.Random(f"{self.seed}/{asked}/{len(messages)}")
         # Nothing is kept of the requests, whose histories grow.
         self.requests.clear()
         self.headers.clear()
-        self.replies = [reply(rng, calls=len(messages) - question < 6)]
+        held = [*text("One moment"), STALL]
+        self.replies = [held if asked == HOLD else reply(rng, len(messages) - question < 6)]
         return await super().complete(request)
 
 
