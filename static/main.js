@@ -246,7 +246,7 @@ async function start() {
   tokenForm.hidden = true;
   composer.hidden = false;
   await restore();
-  state.restoring = false;
+  state.restoring = send.disabled = false;
   showReady();
   if (document.activeElement === document.body) message.focus();
 }

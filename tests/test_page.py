@@ -69,7 +69,13 @@ async def visit(browser: Browser) -> AsyncIterator[Callable[..., Awaitable[Page]
 
 async def ask(page: Page, message: str) -> None:
     await page.get_by_role("textbox").fill(message)
+    await restored(page)
     await page.keyboard.press("Enter")
+
+
+async def restored(page: Page) -> None:
+    """Wait until a page that was just loaded takes a message."""
+    await expect(page.locator("#send")).to_be_enabled()
 
 
 async def ended(page: Page) -> None:
@@ -188,11 +194,13 @@ async def test_what_is_written_and_not_yet_taken_outlives_a_reload(
     await page.reload()
     await expect(box).to_have_value("A draft")
     await page.route("**/api/chat", lambda route: route.abort())
+    await restored(page)
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("log")).to_contain_text("A draft")
     await page.reload()
     await expect(box).to_have_value("A draft")
     await page.unroute("**/api/chat")
+    await restored(page)
     await page.keyboard.press("Enter")
     await answer_of(page)
     await page.reload()
