@@ -211,7 +211,7 @@ class Agent:
 
         Each older one has the whole conversation, so that memory would grow with its square.
         """
-        # A delta channel's value is spread over its older checkpoints.
+        # A delta channel's value is spread over its older checkpoints; a database sees to that.
         deltas = any(isinstance(c, DeltaChannel) for c in self.graph.channels.values())
         if self.database is not None:
             await self.database.prune(thread_id)

@@ -84,6 +84,11 @@ async def _open_sqlite(url: str) -> AsyncIterator[Database]:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
     async def prune(thread_id: str) -> None:
+        # A delta channel's value is spread over its older checkpoints, whose metadata counts them.
+        delta = "instr(metadata, 'counters_since_delta_snapshot')"
+        spread = f"SELECT 1 FROM checkpoints WHERE thread_id = ? AND {delta}"
+        if await (await saver.conn.execute(spread, (thread_id,))).fetchone():
+            return
         # What a subgraph kept for one of its calls has a namespace with a task's id.
         newest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND "
         for table in ("writes", "checkpoints"):

@@ -18,14 +18,16 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError
+from deepagents import create_deep_agent
 
+from agent import Agent
 from tests import test_chaos, test_clients
 from tests.chaotic import HOLD, ChaoticUpstream
 from tests.client import Client, Stream, check, joined
 from tests.conftest import ROOT, Process, Server
 from tests.engines import Postgres, RedisServer, Relay, free_port
 from tests.raw import SEED, Raw, assert_clean, request, seconds
-from tests.scripted import call, scripted_agent
+from tests.scripted import ScriptedModel, call, scripted_agent
 from tests.test_agent import broken
 from tests.test_chaos import CUTS, SETTINGS, Chaos
 from tests.upstream import STALL, Upstream, text
@@ -648,21 +650,22 @@ async def test_postgres_comes_back_and_its_threads_with_it(
 # ------------------------------------------------------------------------- what outlives a restart
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-async def test_a_restart_forgets_no_conversation(
-    launch: Launch, request: pytest.FixtureRequest, tmp_path: Path, engine: str
-) -> None:
-    url = f"sqlite:///{tmp_path / 'chat.db'}"
-    if engine == "postgres":
-        url = request.getfixturevalue("postgres").url
-    server = await launch(DATABASE_URL=url, MAX_THREADS="1")
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres").url)
+    return f"sqlite:///{tmp_path / 'chat.db'}"
+
+
+async def test_a_restart_forgets_no_conversation(launch: Launch, database_url: str) -> None:
+    server = await launch(DATABASE_URL=database_url, MAX_THREADS="1")
     await server.run("calculate 6 * 7", thread_id="t")
     await server.run("wait 0 seconds", thread_id="other")
     before = await server.call("GET", "/api/threads/t")
     assert before[0] == 200
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(server.process.wait(), 5) == 0
-    server = await launch(DATABASE_URL=url)
+    server = await launch(DATABASE_URL=database_url)
     assert await server.call("GET", "/api/threads/t") == before
     events = await server.run("times 2", thread_id="t")
     check(events)
@@ -703,22 +706,33 @@ async def test_a_thread_that_was_forgotten_elsewhere_is_unknown(
     assert [status for status, _ in deleted] == [204, 404]
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-async def test_a_thread_does_not_grow_with_its_square(
-    launch: Launch, request: pytest.FixtureRequest, tmp_path: Path, engine: str
+async def test_a_deep_agent_remembers_every_turn(
+    start: Callable[..., Awaitable[Server]], database_url: str
 ) -> None:
+    """Its messages are a delta channel, whose value only its older checkpoints have."""
+    model = ScriptedModel(script=[["One."], ["Two."], ["Three."]])
+    server = await start(Agent(create_deep_agent(model), "x"), database_url=database_url)
+    for question in ("a", "b", "c"):
+        await server.run(question, thread_id="deep")
+    _, thread = await server.call("GET", "/api/threads/deep")
+    told = [message["content"] for message in thread["messages"]]
+    assert told == ["a", "One.", "b", "Two.", "c", "Three."]
+
+
+async def test_a_thread_does_not_grow_with_its_square(launch: Launch, database_url: str) -> None:
     import sqlite3
 
     import psycopg
 
-    url = f"sqlite:///{tmp_path / 'chat.db'}"
-    if engine == "postgres":
-        url = request.getfixturevalue("postgres").url
-    server = await launch(DATABASE_URL=url)
+    server = await launch(DATABASE_URL=database_url)
     for _ in range(3):
         await server.run("6 * 7", thread_id="t")
     connection: Any
-    with psycopg.connect(url) if engine == "postgres" else sqlite3.connect(url[10:]) as connection:
+    if file := re.match("sqlite:///(.*)", database_url):
+        connection = sqlite3.connect(file[1])
+    else:
+        connection = psycopg.connect(database_url)
+    with connection:
         count = "SELECT count(*) FROM checkpoints WHERE thread_id = 't'"
         assert connection.execute(count).fetchone() == (1,)
     connection.close()
