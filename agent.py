@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -60,9 +60,11 @@ from langgraph.types import Command, StateSnapshot
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
-from database import Database
 from demo import JAPANESE, DemoModel, make_tools
 from events import StreamEvent
+
+if TYPE_CHECKING:
+    from database import Database
 
 INSIDE_TOOL = "inside_tool"
 """The metadata key of what a tool ran, a model or a node: its text is not answer text."""
@@ -216,7 +218,7 @@ class Agent:
         if self.database is not None:
             await self.database.prune(thread_id)
         elif self._memory is not None and not deltas:
-            self._memory.prune([thread_id])
+            self._memory.keep_newest(thread_id)
 
     async def add(self, config: RunnableConfig, messages: Sequence[AnyMessage]) -> None:
         """Add messages to a graph's state, as an input that nothing runs on."""
@@ -243,16 +245,15 @@ class Memory(InMemorySaver):
                 for channel, version in versions.items():
                     self.blobs.pop((thread_id, namespace, channel, version), None)
 
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Keep each thread's newest checkpoint alone, unless a subgraph of it remembers more."""
-        for thread_id in thread_ids:
-            # A subgraph with a memory of its own has a namespace without a task's id.
-            keeps_more = any(ns and ":" not in ns for ns in self.storage.get(thread_id, ()))
-            saved = self.get_tuple(config := _config(thread_id))
-            if saved and not keeps_more:
-                self.delete_thread(thread_id)
-                versions = saved.checkpoint["channel_versions"]
-                self.put(config, saved.checkpoint, saved.metadata, versions)
+    def keep_newest(self, thread_id: str) -> None:
+        """Keep a thread's newest checkpoint alone, unless a subgraph of it remembers more."""
+        # A subgraph with a memory of its own has a namespace without a task's id.
+        keeps_more = any(ns and ":" not in ns for ns in self.storage.get(thread_id, ()))
+        saved = self.get_tuple(config := _config(thread_id))
+        if saved and not keeps_more:
+            self.delete_thread(thread_id)
+            versions = saved.checkpoint["channel_versions"]
+            self.put(config, saved.checkpoint, saved.metadata, versions)
 
 
 class Turn:
@@ -378,7 +379,7 @@ def _calls(message: BaseMessage) -> Sequence[Mapping[str, Any]]:
 
 
 def _unanswered(history: Sequence[AnyMessage]) -> Iterator[tuple[int, int, list[Any]]]:
-    """Yield the position of each message with open tool calls, where its results end, and those.
+    """Yield where each message with open tool calls stands, where its results end, and those calls.
 
     Results follow their message, so an id that comes again later is another call.
     """
@@ -994,7 +995,7 @@ def _sound(message: AIMessage) -> AIMessage:
     """Return a model's message as every provider and checkpointer takes it again.
 
     Each tool call has an id of its own, no text half of a surrogate pair, and no number more than
-    64 bits; some servers send all of these.
+    64 bits; some servers send what has not.
     """
     calls: list[Any] = [*message.tool_calls, *message.invalid_tool_calls]
     told = json.dumps([message.content, [call["args"] for call in calls]], ensure_ascii=False)

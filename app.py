@@ -59,7 +59,7 @@ BODY_S = 30.0
 """How long a request's body may take to arrive."""
 
 WRITE_BYTES = 65_536
-"""How many bytes a reader is handed at once; a reader that stalls holds no more than that."""
+"""How many bytes a reader is handed at once: one that stalls holds no more, or one event."""
 
 WRITE_EVERY_S = 1 / 60
 WRITES_AT_ONCE = 20
@@ -83,7 +83,8 @@ DRAIN_S = 2 * STOP_S + 0.2
 """How long shutdown waits for a graph that is stopped, the thread and the store together."""
 
 GARBAGE = 10_000
-"""How many objects may be new before the garbage collector looks for cycles, 700 by default."""
+"""How many objects may be new before the garbage collector looks for cycles; Python's own number is
+700, or 2000."""
 
 BACKLOG = 1024
 """How many connections may wait to be accepted; one too many is a second late."""
@@ -138,11 +139,7 @@ def _origins(text: str) -> frozenset[str]:
 
 
 def _path(text: str) -> str:
-    try:
-        found = Path(text).exists()
-    except OSError:  # no name that a file could have
-        found = False
-    if not found:
+    if not os.path.exists(text):
         raise ValueError
     return text
 
@@ -300,11 +297,7 @@ class Run:
             self._wait_for_readers(self._settings.disconnect_grace_s)
 
     def _wait_for_readers(self, grace_s: float) -> None:
-        if self.status != "running" or math.isinf(grace_s):
-            return
-        if grace_s == 0:
-            self.stop("cancelled")
-        else:
+        if self.status == "running" and not math.isinf(grace_s):
             self._grace = self._loop.call_later(grace_s, self.stop, "cancelled")
 
     async def drive(self, turn: Turn) -> str:
@@ -517,8 +510,8 @@ class Runs:
         store.owned = self._kept.get
         self._driving: dict[Run, asyncio.Task[None]] = {}
         self._threads: OrderedDict[str, None] = OrderedDict()
-        """The threads that had a turn here and that no database keeps, the one whose last turn is
-        longest ago first."""
+        """The threads that had a turn here and that DATABASE_URL does not keep, the one whose last
+        turn is longest ago first."""
         self._forgetting: set[asyncio.Task[None]] = set()
         if agent.database:
             agent.database.fence(self._may_write)
@@ -1318,16 +1311,12 @@ class Connection(web.RequestHandler):
 async def enter(
     handle: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
 ) -> web.StreamResponse:
-    """Refuse also what aiohttp refuses before a middleware sees it: an unknown Expect at an unknown
-    path."""
+    """Refuse also what aiohttp refuses before a middleware sees it: an unknown Expect, or one that
+    has no UTF-8, where no route is."""
     try:
         return await handle(request)
     except (web.HTTPExpectationFailed, UnicodeEncodeError):
-        return await guard(request, nothing)
-
-
-async def nothing(request: web.Request) -> web.StreamResponse:
-    raise web.HTTPNotFound
+        return await guard(request, request.match_info.handler)
 
 
 async def listen(
@@ -1355,7 +1344,7 @@ async def serve(settings: Settings, agent: Agent) -> None:
     loop.set_exception_handler(
         lambda _, context: logger.error(context["message"], exc_info=context.get("exception"))
     )
-    # A stopped tool keeps its thread until it returns; the others must not wait for that.
+    # A stopped tool keeps its worker thread until it returns; others must not wait for that.
     loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
     app = create_app(settings, agent)
     try:

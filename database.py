@@ -103,7 +103,7 @@ async def _open_sqlite(url: str) -> AsyncIterator[Database]:
         await saver.conn.execute("SELECT 1")
 
     path = url.removeprefix("sqlite:///")
-    # Where that fails, the package would leave a thread behind.
+    # Where that fails, the package would leave a worker thread behind.
     sqlite3.connect(path).close()
     async with AsyncSqliteSaver.from_conn_string(path) as saver:
         await saver.setup()

@@ -640,9 +640,13 @@ async def test_a_preflight_from_a_listed_origin_is_answered(start: Start) -> Non
 
 async def test_an_unknown_expectation_lets_nobody_past_the_door(start: Start) -> None:
     server = await start(echo_agent(), api_token="t")
-    for given, status in (("", 401), ("Bearer t", 404)):
+    for given, statuses in (("", (401, 401)), ("Bearer t", (404, 405))):
         headers = {"Expect": "foo", "Authorization": given}
-        assert (await server.call("GET", "/api/nothing", headers=headers))[0] == status
+        told = [
+            (await server.call(method, path, headers=headers))[0]
+            for method, path in (("GET", "/api/nothing"), ("PUT", "/api/chat"))
+        ]
+        assert (*told,) == statuses
 
 
 @pytest.mark.parametrize(
