@@ -23,7 +23,7 @@ EXPOSE 8000
 # would ask the http_proxy that Docker hands on to containers.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "\
 import http.client, os, sys; \
-server = http.client.HTTPConnection('127.0.0.1:' + os.environ['PORT']); \
+server = http.client.HTTPConnection('127.0.0.1:' + (os.environ['PORT'] or '8000')); \
 server.request('GET', '/healthz'); \
 sys.exit(server.getresponse().status != 200)"]
 

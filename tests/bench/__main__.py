@@ -108,7 +108,10 @@ def describe(arguments: argparse.Namespace, void: list[str]) -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
         "passes": arguments.passes,
         "cores": f"{processor}, server on core {CORES[0]}, load on core {CORES[1]}",
-        "versions": {"Python": platform.python_version(), "Linux": platform.release()}
+        "versions": {
+            "Python": platform.python_version(),
+            "Linux": platform.release().partition("-")[0],
+        }
         | {package: version(package) for package in PACKAGES},
         "void": void,
     }

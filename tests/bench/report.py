@@ -50,16 +50,16 @@ class Goal:
 
 
 GOALS = (
-    Goal("a token in the process, of the article's", "1 token", 0.75, "a"),
-    Goal("a token in the process, of the leanest's", "1 token", 1, "d"),
-    Goal("with uvloop, of the article's", "1 token", 0.55, "a", server="ours+"),
-    Goal("with uvloop, of the leanest's", "1 token", 0.8, "d", server="ours+"),
+    Goal("a token in the process, of a's", "1 token", 0.75, "a"),
+    Goal("a token in the process, of d's", "1 token", 1, "d"),
+    Goal("with uvloop, of a's", "1 token", 0.55, "a", server="ours+"),
+    Goal("with uvloop, of d's", "1 token", 0.8, "d", server="ours+"),
     Goal("with its runs in Redis, of its own", "1 token", 1.5, ["ours"], server="redis"),
     Goal("a paced token from upstream, of the best peer's", "2 paced", 1, "abcd"),
-    Goal("a paced token from upstream, of the floor's", "2 paced", 1.1, "e"),
+    Goal("a paced token from upstream, of e's", "2 paced", 1.1, "e"),
     *(
         Goal(
-            f"first {what} at {count} at once{of}, of the leanest's",
+            f"first {what} at {count} at once{of}, of d's",
             f"3 {what} {count}{p99}",
             1,
             "d",
@@ -69,8 +69,8 @@ GOALS = (
         for p99, of in (("", ""), (" p99", ", 99th percentile"))
     ),
     Goal("first token with Redis, later by", "3 token 1", 2, ["ours"], server="redis", unit="ms"),
-    Goal("memory of a waiting run, of the article's", "4 run", 0.5, "a"),
-    Goal("memory of a further reader, of the article's", "4 reader", 0.5, "a"),
+    Goal("memory of a waiting run, of a's", "4 run", 0.5, "a"),
+    Goal("memory of a further reader, of a's", "4 reader", 0.5, "a"),
     Goal("ten readers of a run, of one reader's cost", "5 10 readers", 1.5, against="5 1 reader"),
     Goal("events a second replayed, of live", "5 replayed", 10, against="5 live", sign="≥"),
     Goal("a token of a long run, of a short run's", "7 long", 1.1, against="7 short"),

@@ -53,7 +53,7 @@ def _ours(python: str) -> tuple[str, ...]:
 
 
 SERVERS = (
-    Server("a", "FastAPI, sse-starlette, astream_events", _uvicorn("article")),
+    Server("a", "FastAPI, sse-starlette, astream_events", _uvicorn("usual")),
     Server("b", "FastAPI, fastapi.sse, stream modes", _uvicorn("fastapi_sse")),
     Server("c", "aiohttp-sse, stream modes", _python("aiohttp_sse")),
     Server("d", "Starlette, frames by hand, stream modes", _uvicorn("starlette")),

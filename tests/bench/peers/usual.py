@@ -1,4 +1,4 @@
-"""The article's stack: FastAPI, sse-starlette and ``astream_events`` version 2, under uvicorn."""
+"""What most articles show: FastAPI, sse-starlette, ``astream_events`` version 2; under uvicorn."""
 
 from __future__ import annotations
 
