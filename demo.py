@@ -94,9 +94,10 @@ def make_tools(docs: Path) -> list[BaseTool]:
 # does not segment CJK, takes each for a word; highlight() marks what matched. Both are taken out.
 OPEN, CLOSE, SEPARATOR = "\x02", "\x03", "\u2063"
 STOP_WORDS = """
-a about all an and any are as at be by can could did do docs does find for from get give has have
-how i if in is it its know like me more my need not of on or our please search should show some tell
-than that the there this to up use was we what when where which who why will with would you your s t
+a about all also an and any are as at be by can could did do docs does find for from get give has
+have how i if in is it its know like me more my need not of on or our please search should show some
+tell than that the there this to up use was we what when where which who why will with would you
+your s t
 """
 JAPANESE_STOP = re.compile("教え|下さ|関[しす]|方法|何|検索|調べ|探し|説明|知り|必要|場合|使い?方")
 # Runs of one script, for Japanese has no spaces. Its grammar is in hiragana, which are left out.
