@@ -179,7 +179,7 @@ class Agent:
         exception's text is told of them; None where that is not known. Returns the messages.
         """
         if turn is None and self._memory is not None and thread_id not in self._memory.storage:
-            return []  # a new thread, as it takes no time to see
+            return []  # A new thread; to ask the graph for it would hold up the first token.
         state = await self.graph.aget_state(_config(thread_id), subgraphs=True)
         if state.created_at is None and turn is None:
             return []

@@ -1356,8 +1356,8 @@ async def serve(settings: Settings, agent: Agent) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
-    # What is loaded by now stays, so the garbage collector need not walk it while runs go on; and a
-    # chunk has dozens of objects, none in a cycle, of which it would walk all that runs still hold.
+    # What is loaded by now stays, so the garbage collector need not walk it while runs go on. It
+    # need not look often, either: nearly nothing of a chunk's dozens of objects is in a cycle.
     gc.freeze()
     gc.set_threshold(GARBAGE)
     host, port = listener.sockets[0].getsockname()[:2]

@@ -131,7 +131,7 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
         while not answers(f"http://127.0.0.1:{PORT}/healthz"):
             if process.poll() is not None or time.monotonic() - began > START_S:
                 raise RuntimeError(f"{server.name} did not start:\n{log()}")
-            time.sleep(0.005)
+            time.sleep(0.005)  # Nothing else tells, and its time to the first answer counts.
         try:
             yield Process(server, process, time.monotonic() - began)
         except Exception as error:
@@ -160,7 +160,7 @@ def wait_for(port: int) -> None:
         try:
             return socket.create_connection(("127.0.0.1", port)).close()
         except OSError:
-            time.sleep(0.01)
+            time.sleep(0.01)  # Nothing else tells.
 
 
 @contextmanager
