@@ -187,20 +187,23 @@ async def test_stop_does_not_wait_for_a_server_that_hangs(
 async def test_what_is_written_and_not_yet_taken_outlives_a_reload(
     launch: Launch, visit: Launch, upstream: Upstream
 ) -> None:
-    upstream.replies = [text("Answer.")]
-    page = await visit(await launch(OPENAI_BASE_URL=upstream.url), breaks=True)
+    upstream.replies = [[STALL], text("Answer.")]
+    server = await launch(OPENAI_BASE_URL=upstream.url, MAX_RUNS="1")
+    start = await (await server.ask("The only run at a time.")).until("start")
+    await upstream.stalling.wait()
+    page = await visit(server, breaks=True)
     box = page.get_by_role("textbox")
     await box.fill("A draft")
     await page.reload()
     await expect(box).to_have_value("A draft")
-    await page.route("**/api/chat", lambda route: route.abort())
     await restored(page)
-    await page.keyboard.press("Enter")
+    async with page.expect_response(lambda response: response.status == 503):
+        await page.keyboard.press("Enter")
     await expect(page.get_by_role("log")).to_contain_text("A draft")
     await page.reload()
-    await expect(box).to_have_value("A draft")
-    await page.unroute("**/api/chat")
     await restored(page)
+    await expect(box).to_have_value("A draft")
+    await server.call("POST", f"/api/runs/{start['run_id']}/cancel")
     await page.keyboard.press("Enter")
     await answer_of(page)
     await page.reload()
