@@ -228,13 +228,13 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a POST asks for, checked: to answer a message, or to go on with ``answer``."""
+    """What a POST asks for, checked: to answer a message, or to go on with ``resume``."""
 
     thread_id: str
     message: str | None
     """None where the run answers the thread's interrupt."""
-    answer: Any
-    """The value of ``resume``."""
+    resume: Any
+    """The answer to it."""
     key: str | None
     digest: str | None
     """Where there is a key, the same for bodies that are equal as JSON."""
@@ -658,10 +658,10 @@ class Runs:
         if pending is None:
             raise nothing_to_resume()
         if len(pending) < 2:
-            return dict.fromkeys(pending, asked.answer)
-        if not isinstance(asked.answer, dict) or asked.answer.keys() != pending.keys():
+            return dict.fromkeys(pending, asked.resume)
+        if not isinstance(asked.resume, dict) or asked.resume.keys() != pending.keys():
             raise invalid(f"resume has to be an object with an answer for each of {list(pending)}.")
-        return asked.answer
+        return asked.resume
 
     async def _drop(self, run: Run) -> None:
         self._kept.pop(run.id, None)
@@ -984,7 +984,7 @@ async def read_chat(request: web.Request) -> Asked:
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
         raise invalid("Idempotency-Key has 1 to 128 visible ASCII characters.")
     body = await read_body(request)
-    thread_id, answer, message = body.get("thread_id"), body.get("resume"), None
+    thread_id, resume, message = body.get("thread_id"), body.get("resume"), None
     if thread_id is not None and not (
         isinstance(thread_id, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id)
     ):
@@ -993,14 +993,14 @@ async def read_chat(request: web.Request) -> Asked:
         message = read_message(body)
     elif body.get("message") is not None:
         raise invalid("message and resume exclude each other.")
-    elif is_nested(answer, MAX_NESTING):  # Checkpointers take little more.
+    elif is_nested(resume, MAX_NESTING):  # Checkpointers take little more.
         raise invalid(f"resume is nested more than {MAX_NESTING} levels deep.")
-    elif has_lone_surrogate(json.dumps(answer, ensure_ascii=False)):
+    elif has_lone_surrogate(json.dumps(resume, ensure_ascii=False)):
         raise invalid("resume has half of a surrogate pair.")
     elif thread_id is None:
         raise nothing_to_resume()
     digest = fingerprint(body) if key is not None else None
-    return Asked(thread_id or secrets.token_urlsafe(12), message, answer, key, digest)
+    return Asked(thread_id or secrets.token_urlsafe(12), message, resume, key, digest)
 
 
 ENCODINGS = {"identity", "gzip", "deflate"}

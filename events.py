@@ -174,7 +174,7 @@ class EventLog:
             return True
         loop = asyncio.get_running_loop()
         news: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_later(timeout_s, _settle, news, False)
+        timer = loop.call_later(timeout_s, _resolve, news, False)
         self._waiting.add(news)
         try:
             return await news
@@ -187,10 +187,10 @@ class EventLog:
 
     def _wake(self) -> None:
         for news in self._waiting:
-            _settle(news, True)
+            _resolve(news, True)
 
 
-def _settle(future: asyncio.Future[bool], value: bool) -> None:
+def _resolve(future: asyncio.Future[bool], value: bool) -> None:
     if not future.done():
         future.set_result(value)
 
