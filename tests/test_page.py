@@ -376,6 +376,8 @@ async def test_an_input_method_keeps_its_enter(launch: Launch, visit: Launch) ->
     await ended(page)
 
 
+ROUNDS = 8
+
 WATCH = """
 window.longest = 0;
 new PerformanceObserver((list) => {
@@ -394,12 +396,12 @@ async def test_a_long_answer_leaves_the_page_responsive_and_costs_linear_time(
     server = await launch(OPENAI_BASE_URL=upstream.url)
 
     async def cost(tokens: int) -> tuple[float, float]:
-        """Return the longest task in ms, and all of the page's work in s."""
+        """Return the longest task in ms, and the processor time of the page's tasks in s."""
         upstream.replies = [paragraphs(tokens)]
         page = await visit(server)
         await page.evaluate(WATCH)
         measuring = await page.context.new_cdp_session(page)
-        await measuring.send("Performance.enable")
+        await measuring.send("Performance.enable", {"timeDomain": "threadTicks"})
         await ask(page, "hi")
         await expect(button(page, "Copy").first).to_be_visible(timeout=30_000)
         await ended(page)
@@ -409,11 +411,15 @@ async def test_a_long_answer_leaves_the_page_responsive_and_costs_linear_time(
         await page.close()
         return longest, worked
 
-    # The best of three, since other work on the machine only ever adds.
-    half = [await cost(2500) for _ in range(3)]
-    whole = [await cost(5000) for _ in range(3)]
-    assert min(longest for longest, _ in whole) < 100
-    assert min(worked for _, worked in whole) < 2.7 * min(worked for _, worked in half)
+    # The best of several rounds, since other work on the machine only ever adds.
+    longest = half = whole = float("inf")
+    for _ in range(ROUNDS):
+        half = min(half, (await cost(2500))[1])
+        task, worked = await cost(5000)
+        longest, whole = min(longest, task), min(whole, worked)
+        if longest < 100 and whole < 2.7 * half:
+            return
+    raise AssertionError(f"{longest} ms in one task; {half} s became {whole} s")
 
 
 ATTACKS = """\

@@ -285,7 +285,7 @@ async def test_the_log_tells_a_run_without_its_words(launch: Launch, tmp_path: P
 
 async def test_it_serves_soon_after_its_imports() -> None:
     """No more than 0.3 s beyond what the two packages cost, or where those cost more than a second
-    as much more; each at its best of several starts, since other work only ever adds."""
+    as much more; each at the best of its starts, since other work only ever adds."""
 
     async def spent(*command: str) -> float:
         began = time.monotonic()
@@ -300,9 +300,13 @@ async def test_it_serves_soon_after_its_imports() -> None:
         return took
 
     imports = "import aiohttp.web, langgraph.graph, langgraph.prebuilt; print(1, flush=True)"
-    pairs = [(await spent("app.py", "--port=0"), await spent("-c", imports)) for _ in range(5)]
-    ours, theirs = map(min, zip(*pairs, strict=True))
-    assert ours - theirs < 0.3 * max(1, theirs)
+    ours = theirs = float("inf")
+    for _ in range(15):
+        ours = min(ours, await spent("app.py", "--port=0"))
+        theirs = min(theirs, await spent("-c", imports))
+        if ours - theirs < 0.3 * max(1, theirs):
+            return
+    raise AssertionError(f"{ours} s, where the imports take {theirs} s")
 
 
 async def test_a_heartbeat_never_cuts_an_event(launch: Launch) -> None:
