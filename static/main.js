@@ -33,6 +33,7 @@ const stop = /** @type {HTMLButtonElement} */ (byId("stop"));
 const cut = /** @type {HTMLButtonElement} */ (byId("cut"));
 const download = /** @type {HTMLButtonElement} */ (byId("download"));
 const tokenForm = /** @type {HTMLFormElement} */ (byId("token-form"));
+const token = /** @type {HTMLInputElement} */ (byId("token"));
 const wirePanel = byId("wire");
 const wire = new Wire(byId("frames"), byId("wire-sum"), byId("timeline"), byId("scale"), byId("wire-warning"));
 const toEnd = followEnd(byId("scroll"), byId("to-end"));
@@ -60,6 +61,7 @@ const actions = {
     message.select();
     document.execCommand("insertText", false, text);
   },
+  busy: () => state.running !== null,
 };
 
 /** Asks the agent. @param {string} text */
@@ -85,7 +87,7 @@ async function follow(turn, begin, resumes = false, runId = null) {
   const running = { turn, runId, reading: new AbortController(), stopping: false, waiting: false, cut: () => {} };
   state.running = running;
   sessionStorage.setItem("thread", state.threadId);
-  turn.begin();
+  turn.begin(runId !== null);
   wire.reset(!runId);
   showRunning();
   try {
@@ -152,8 +154,12 @@ function failed({ turn, runId }, error, again) {
   const lost = ["unknown_run", "nothing_to_resume"].includes(error.code);
   const passing = error.status === 0 || error.status >= 500 || error.status === 409 || lost;
   turn.fail(told, ref, passing ? again : null);
+  if (passing || runId || message.value) return;
   // A message that the server did not take is not lost.
-  if (!passing && !runId && !message.value) actions.edit(turn.question);
+  if (composer.hidden) {
+    message.value = turn.question;
+    keepDraft();
+  } else actions.edit(turn.question);
 }
 
 /** Stops the run, or the attempt to begin one. @param {Running} running */
@@ -255,7 +261,8 @@ function askToken() {
   byId("token-refused").hidden = !state.token;
   tokenForm.hidden = false;
   composer.hidden = true;
-  byId("token").focus();
+  token.focus();
+  token.select();
 }
 
 /** @returns {Record<string, string>} */
@@ -265,6 +272,7 @@ function authorization() {
 
 function showRunning() {
   const running = state.running !== null;
+  const stopped = stop.disabled && !running;
   send.hidden = running;
   stop.hidden = !running;
   cut.disabled = !running;
@@ -273,7 +281,7 @@ function showRunning() {
   byId("welcome").hidden = log.childElementCount > 0;
   // What was pressed may be hidden or gone by now; the focus stays on the page all the same.
   const { activeElement } = document;
-  if ((running && activeElement === document.body) || !activeElement?.checkVisibility()) message.focus();
+  if (((running || stopped) && activeElement === document.body) || !activeElement?.checkVisibility()) message.focus();
 }
 
 /**
@@ -340,7 +348,7 @@ message.addEventListener("keydown", (event) => {
   composer.requestSubmit();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing && state.running) stopRun(state.running);
+  if (event.key === "Escape" && !event.isComposing && event.keyCode !== 229 && state.running) stopRun(state.running);
 });
 stop.addEventListener("click", (event) => {
   // Stop takes the place of Send; the second click of a double click is none of its own.
@@ -367,7 +375,7 @@ for (const suggestion of byId("suggestions").querySelectorAll("button"))
   suggestion.addEventListener("click", () => ask(suggestion.querySelector("span")?.textContent ?? ""));
 tokenForm.addEventListener("submit", (event) => {
   event.preventDefault();
-  state.token = /** @type {HTMLInputElement} */ (byId("token")).value.trim();
+  state.token = token.value.trim();
   sessionStorage.setItem("token", state.token);
   start().catch(notReached);
 });
@@ -386,7 +394,7 @@ for (const name of ["online", "offline"]) addEventListener(name, showReady);
 function notReached(error) {
   const label = byId("state");
   label.dataset.state = "offline";
-  label.textContent = error instanceof ChatError ? error.message : words.unreachable;
+  label.textContent = error instanceof ChatError ? (failures[error.code] ?? error.message) : words.unreachable;
   // A server that restarts is back soon, and what it kept is then read back.
   setTimeout(() => start().catch(notReached), RESTORE_AGAIN_MS);
 }

@@ -7,13 +7,15 @@
  * open. Nodes are made by createElement and text nodes only, so HTML in the text is just text.
  *
  * What it does not do: setext headings, indented code, reference links, images (drawn as links),
- * raw HTML other than `<br>`, and an emphasis or link of more than SPAN characters.
+ * HTML entities, raw HTML other than `<br>`, and an emphasis or link of more than SPAN characters.
  * Source: CommonMark, and GitHub Flavored Markdown for tables, task lists, strikethrough and autolinks.
  */
 
 /** How far an emphasis or a link may reach. It bounds what is drawn again as text arrives. */
 const SPAN = 1000;
 const MAX_NESTING = 20;
+/** How deep the label of a link counts, in which there are no further links and few other spans. */
+const IN_LINK = MAX_NESTING - 1;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const SAFE_LINK = /^(https?:\/\/|mailto:)/i;
 
@@ -29,6 +31,8 @@ export class Markdown {
   #leaf = null;
   /** The line that is arriving, as far as it is not yet drawn. */
   #line = "";
+  /** A carriage return at the end of what came, which may be half of a line end. */
+  #half = "";
   /** Whether the line's block is known, so that its text can be drawn before the line ends. */
   #open = false;
   #copyLabel;
@@ -44,7 +48,9 @@ export class Markdown {
 
   /** Draws more text. @param {string} text */
   write(text) {
-    const lines = text.split("\n");
+    const whole = this.#half + text;
+    this.#half = whole.endsWith("\r") ? "\r" : "";
+    const lines = whole.slice(0, whole.length - this.#half.length).split("\n");
     lines.forEach((piece, i) => {
       this.#line += piece;
       const ended = i < lines.length - 1;
@@ -267,6 +273,7 @@ export class Markdown {
     const thead = element("thead");
     const tbody = element("tbody");
     frame.setAttribute("class", "table");
+    table.setAttribute("dir", "auto");
     frame.setAttribute("tabindex", "0");
     thead.append(row("th", head, aligns));
     table.append(thead, tbody);
@@ -286,6 +293,7 @@ export class Markdown {
    */
   #push(type, name, mark = "") {
     const box = { type, el: element(name), indent: 0, width: 0, mark };
+    box.el.setAttribute("dir", "auto");
     this.#box().append(box.el);
     this.#stack.push(box);
     return box;
@@ -336,11 +344,16 @@ class Inline {
   }
 }
 
-/** @typedef {{ end: number, node: Node }} Span */
+/** @typedef {{ end: number, node: Node, open?: boolean }} Span `open`: later text may still undo it */
 
 const SPECIAL = /[\\`*_~[!<\n]|https?:\/\//g;
 const ESCAPED = /[!-/:-@[-`{-~]/;
-const URL_CHARS = /^[^\s<>"`「」（）、。]*$/;
+const NO_URL = "\\s<>\"`「」『』【】（）、。，．！？：；";
+const URL_CHARS = new RegExp(`^[^${NO_URL}]*$`);
+const URL = new RegExp(`^https?://[^${NO_URL}]*[^${NO_URL}.,;:!?'*_~)\\]}]`);
+const CODE = /^(`{1,3})(?!`)([^]*?[^`])\1(?!`)/;
+/** What may end an emphasis, or hide its end. @type {Record<string, RegExp>} */
+const ENDS = { "*": /[*`]/g, _: /[_`]/g, "~": /[~`]/g };
 const BRACKETS = String.raw`^!?\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]`;
 const LINK = new RegExp(
   BRACKETS + String.raw`\(\s*<?([^\s<>()]*(?:\([^\s()]*\)[^\s<>()]*)*)>?(?:\s+"[^"]*")?\s*\)`,
@@ -375,7 +388,8 @@ function parse(text, before, final, depth) {
     const span = depth < MAX_NESTING ? match(text, at, last, depth) : null;
     const end = span ? span.end : at + 1;
     const grows = span
-      ? text[at] !== "\n" && (end === text.length || (text[at] === "h" && URL_CHARS.test(text.slice(end))))
+      ? text[at] !== "\n" &&
+        (end === text.length || (text[at] === "h" && URL_CHARS.test(text.slice(end))) || (span.open && text.length - at < SPAN))
       : text.length - at < SPAN && mayOpen(text, at, last);
     if (span || grows) flush(at);
     if (grows) settled = Math.min(settled, at);
@@ -444,7 +458,7 @@ function match(text, at, before, depth) {
     case "\n":
       return / {2}$/.test(text.slice(Math.max(0, at - 2), at)) ? { end: at + 1, node: element("br") } : null;
     case "`": {
-      const code = before === "`" ? null : /^(`{1,3})(?!`)([^]*?[^`])\1(?!`)/.exec(ahead);
+      const code = before === "`" ? null : CODE.exec(ahead);
       if (!code) return null;
       const node = element("code");
       node.append(code[2].replace(/\n/g, " ").replace(/^ (.*\S.*) $/, "$1"));
@@ -464,14 +478,14 @@ function match(text, at, before, depth) {
       const br = /^<br\s*\/?>/i.exec(ahead);
       if (br) return { end: at + br[0].length, node: element("br") };
       const link = /^<((?:https?:\/\/|mailto:)[^\s<>]+)>/i.exec(ahead);
-      return link && { end: at + link[0].length, node: anchor(link[1], link[1], MAX_NESTING) };
+      return link && { end: at + link[0].length, node: anchor(link[1], link[1], depth) };
     }
     default: {
-      const link = /^https?:\/\/[^\s<>"`「」（）、。]*[^\s<>"`「」（）、。.,;:!?'*_~)\]}]/.exec(ahead);
+      const link = URL.exec(ahead);
       if (!link || /\w/.test(before)) return null;
       // A closing bracket belongs to the link where the link has its opening one.
       const url = link[0].includes("(") && ahead[link[0].length] === ")" ? `${link[0]})` : link[0];
-      return { end: at + url.length, node: anchor(url, url, MAX_NESTING) };
+      return { end: at + url.length, node: anchor(url, url, depth) };
     }
   }
 }
@@ -499,7 +513,15 @@ function opens(ahead, before) {
 function emphasis(ahead, at, depth) {
   const sign = ahead[0];
   const run = ahead[1] !== sign ? 1 : ahead[2] !== sign ? 2 : 3;
-  for (let i = ahead.indexOf(sign, run); i > 0; ) {
+  let open = false;
+  for (let i = run; (i = find(ENDS[sign], ahead, i)) > 0; ) {
+    if (ahead[i] === "`") {
+      // A code span hides what is in it, and one that is not yet closed may come to.
+      const code = ahead[i - 1] === "\\" ? null : CODE.exec(ahead.slice(i));
+      open ||= !code;
+      i += code ? code[0].length : /** @type {RegExpExecArray} */ (/^`+/.exec(ahead.slice(i)))[0].length;
+      continue;
+    }
     let end = i + 1;
     while (ahead[end] === sign) end += 1;
     const fits = end - i === run || (end - i === 3 && run < 3);
@@ -510,11 +532,21 @@ function emphasis(ahead, at, depth) {
       if (inmost !== node) node.append(inmost);
       for (const span of parse(ahead.slice(run, end - run), sign, true, depth + 1).spans)
         inmost.append(span.node);
-      return { end: at + end, node };
+      return { end: at + end, node, open };
     }
-    i = ahead.indexOf(sign, end);
+    i = end;
   }
   return null;
+}
+
+/**
+ * @param {RegExp} pattern with the flag g
+ * @param {string} text
+ * @param {number} from
+ */
+function find(pattern, text, from) {
+  pattern.lastIndex = from;
+  return pattern.exec(text)?.index ?? -1;
 }
 
 /**
@@ -523,12 +555,14 @@ function emphasis(ahead, at, depth) {
  * @param {number} depth
  */
 function anchor(url, label, depth) {
-  const link = element("a");
-  link.setAttribute("href", url);
-  link.setAttribute("target", "_blank");
-  link.setAttribute("rel", "noopener noreferrer");
-  if (depth >= MAX_NESTING) link.append(label);
-  else for (const span of parse(label, "", true, MAX_NESTING - 1).spans) link.append(span.node);
+  const link = element(depth >= IN_LINK ? "span" : "a");
+  if (link.localName === "a") {
+    link.setAttribute("href", url);
+    link.setAttribute("target", "_blank");
+    link.setAttribute("rel", "noopener noreferrer");
+  }
+  if (label === url) link.append(label);
+  else for (const span of parse(label, "", true, IN_LINK).spans) link.append(span.node);
   return link;
 }
 

@@ -15,12 +15,14 @@ import { failures, words } from "./words.js";
  * @property {(text: string) => void} ask
  * @property {(turn: Turn, answer: unknown) => void} answer
  * @property {(text: string) => void} edit
+ * @property {() => boolean} busy whether a run is on its way, so that nothing can be asked or answered
  */
 
 // A long answer that comes at once is drawn over several frames, so that the page stays responsive:
 // to lay out what was drawn takes the browser ten times as long.
 const DRAW_MS = 2;
 const DRAW_CHARS = 250;
+const BRIEF_CHARS = 200;
 
 /** @type {Set<() => void>} */
 const waiting = new Set();
@@ -61,7 +63,8 @@ export function followEnd(scroller, button) {
   let lastTop = 0;
   const distance = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
   const follow = () => {
-    if (following) scroller.scrollTop = scroller.scrollHeight;
+    // The welcome is read from its beginning.
+    if (following && scroller.querySelector(".turn")) scroller.scrollTop = scroller.scrollHeight;
     button.hidden = following || distance() < 8;
   };
   scroller.addEventListener("scroll", () => {
@@ -84,6 +87,12 @@ export function followEnd(scroller, button) {
   button.addEventListener("click", () => {
     toEnd();
     scroller.focus();
+  });
+  // The browser's own way there is slow, and the end has moved on when it arrives.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "End" || event.shiftKey || (event.target !== scroller && event.target !== document.body)) return;
+    event.preventDefault();
+    toEnd();
   });
   return toEnd;
 }
@@ -108,6 +117,7 @@ export class Turn {
   /** @type {HTMLFormElement | null} */
   #form = null;
   #answered = make("p");
+  #joined = false;
   /** @type {{ id: string, answer: () => unknown }[]} */
   #questions = [];
 
@@ -125,9 +135,10 @@ export class Turn {
     log.append(this.el);
   }
 
-  /** Shows that a run is on its way. */
-  begin() {
+  /** Shows that a run is on its way. @param {boolean} joined whether it began before this page looked */
+  begin(joined) {
     this.asks = false;
+    this.#joined = joined;
     this.#body.querySelector(":scope > .failure")?.remove();
     this.el.setAttribute("aria-busy", "true");
     this.#say(words.waiting);
@@ -201,11 +212,11 @@ export class Turn {
    */
   tool(id, tool, input) {
     const known = this.#tools.get(id);
-    if (known && ["running", "interrupted"].includes(known.state)) return known.begin();
+    if (known && ["running", "interrupted"].includes(known.state)) return known.begin(!this.#joined);
     const card = new ToolCard(tool, input);
     this.#tools.set(id, card);
     this.#body.append(card.el);
-    card.begin();
+    card.begin(!this.#joined);
   }
 
   /**
@@ -234,6 +245,7 @@ export class Turn {
     if (retry)
       box.append(
         button(words.retry, (pressed) => {
+          if (this.actions.busy()) return;
           pressed.remove();
           retry();
         }),
@@ -354,7 +366,7 @@ export class Turn {
       form.addEventListener("submit", (event) => event.preventDefault());
       form.addEventListener("answered", () => {
         const answers = this.#questions.map(({ id, answer }) => /** @type {const} */ ([id, answer()]));
-        if (answers.some(([, answer]) => answer === undefined)) return;
+        if (answers.some(([, answer]) => answer === undefined) || this.actions.busy()) return;
         this.#lock(true);
         this.actions.answer(this, answers.length === 1 ? answers[0][1] : Object.fromEntries(answers));
       });
@@ -394,7 +406,7 @@ class ToolCard {
     this.el.className = "tool";
     const summary = make("summary");
     const gist = Object.values(input).map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
-    summary.append(make("b", "", tool), make("span", "gist", gist.join(", ")), this.#state, this.#last);
+    summary.append(make("b", "", tool), make("span", "gist", brief(gist.join(", "))), this.#state, this.#last);
     const asked = make("section");
     asked.append(make("h3", "", words.input), code(make("pre"), input));
     this.#progress.append(make("h3", "", words.progress), this.#lines);
@@ -403,8 +415,9 @@ class ToolCard {
     this.el.append(summary, asked, this.#progress, this.#outcome);
   }
 
-  begin() {
-    this.#started = performance.now();
+  /** @param {boolean} timed whether it starts now; when it did otherwise nobody tells */
+  begin(timed) {
+    this.#started = timed ? performance.now() : 0;
     this.#show("running");
     clearInterval(this.#clock);
     this.#clock = setInterval(() => this.#show("running"), 1000);
@@ -413,7 +426,7 @@ class ToolCard {
   /** @param {string} text */
   progress(text) {
     this.#progress.hidden = false;
-    this.#last.textContent = text;
+    this.#last.textContent = brief(text);
     this.#lines.append(make("li", "", text));
   }
 
@@ -424,7 +437,7 @@ class ToolCard {
   end(status, result) {
     clearInterval(this.#clock);
     this.#show(status);
-    this.#last.textContent = status === "error" && typeof result === "string" ? result : "";
+    this.#last.textContent = status === "error" && typeof result === "string" ? brief(result) : "";
     this.#outcome.hidden = result === undefined;
     if (result !== undefined) code(this.#result, result);
   }
@@ -477,13 +490,17 @@ export function enableCopy(log) {
  */
 function question(value) {
   const asked = /** @type {any} */ (value);
-  if (asked?.type === "tool_approval") return review(asked, ["approve", "edit", "reject"]);
-  if (Array.isArray(asked?.action_requests)) {
-    /** @type {Question[]} */
-    const reviews = asked.action_requests.map((/** @type {any} */ request) => {
-      const config = asked.review_configs?.find((/** @type {any} */ each) => each.action_name === request.name);
-      return review(request, config?.allowed_decisions ?? ["approve", "reject"]);
-    });
+  const approval = asked?.type === "tool_approval" ? review(asked, ["approve", "edit", "reject"]) : null;
+  if (approval) return approval;
+  const requests = Array.isArray(asked?.action_requests) ? asked.action_requests : [];
+  const configs = Array.isArray(asked?.review_configs) ? asked.review_configs : [];
+  /** @type {(Question | null)[]} */
+  const found = requests.map((/** @type {any} */ request) => {
+    const config = configs.find((/** @type {any} */ each) => each?.action_name === request?.name);
+    return review(request, config?.allowed_decisions ?? ["approve", "reject"]);
+  });
+  const reviews = found.filter((each) => each !== null);
+  if (reviews.length && reviews.length === found.length) {
     const answer = () => {
       const decisions = reviews.map((each) => each.answer());
       return decisions.includes(undefined) ? undefined : { decisions };
@@ -501,10 +518,15 @@ function question(value) {
 }
 
 /**
- * @param {{ name: string, args: unknown, description?: string }} request
- * @param {string[]} allowed
+ * The review of one tool call, null where that is not what is asked for.
+ *
+ * @param {any} request `{ name, args, description }`
+ * @param {unknown} allowed the decisions that may be given
+ * @returns {Question | null}
  */
-function review({ name, args, description = "" }, allowed) {
+function review(request, allowed) {
+  if (typeof request?.name !== "string" || !Array.isArray(allowed)) return null;
+  const { name, args = {}, description } = request;
   /** @type {Record<string, Option>} */
   const options = {
     approve: { word: words.approve, answer: () => ({ type: "approve" }) },
@@ -528,8 +550,9 @@ function review({ name, args, description = "" }, allowed) {
     },
   };
   // LangChain's own description ends with the name and the arguments, which the field shows anyway.
-  const about = description.replace(/\s*^Tool: [^]*/m, "");
-  return choice(name, about, args, allowed.flatMap((kind) => options[kind] ?? []));
+  const about = String(description ?? "").replace(/\s*^Tool: [^]*/m, "");
+  const offered = Object.keys(options).filter((kind) => allowed.includes(kind));
+  return offered.length ? choice(name, about, args, offered.map((kind) => options[kind])) : null;
 }
 
 /**
@@ -553,8 +576,9 @@ function choice(title, about, details, options) {
     const press = button(
       word,
       () => {
+        if (box) box.value = box.value.trim();
         if (!(box?.reportValidity() ?? true)) return;
-        given = answer(box?.value.trim() ?? "");
+        given = answer(box?.value ?? "");
         for (const each of field.querySelectorAll("button")) each.setAttribute("aria-pressed", String(each === press));
         field.dispatchEvent(new Event("answered", { bubbles: true }));
       },
@@ -643,6 +667,11 @@ function code(el, value) {
   el.textContent = typeof value === "string" ? value : JSON.stringify(value, null, 2);
   el.tabIndex = 0;
   return el;
+}
+
+/** The beginning of what may be long. @param {string} text */
+function brief(text) {
+  return text.length > BRIEF_CHARS ? `${text.slice(0, BRIEF_CHARS)}…` : text;
 }
 
 /** @param {number} ms */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.language_models import FakeListChatModel
@@ -30,7 +31,7 @@ def factory() -> Any:
 
 
 def leave(state: MessagesState) -> None:
-    raise SystemExit(3)
+    raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[str(state["messages"][-1].text)]
 
 
 _exiting = StateGraph(MessagesState)
@@ -102,6 +103,32 @@ _asking = StateGraph(MessagesState)
 _asking.add_node("ask", ask)
 _asking.add_edge(START, "ask")
 asking = _asking.compile()
+
+
+def ask_what_is_said(state: MessagesState) -> dict[str, Any]:
+    answer = interrupt(json.loads(state["messages"][-1].text))
+    return {"messages": [AIMessage(f"Answered: {json.dumps(answer)}")]}
+
+
+_asking_anything = StateGraph(MessagesState)
+_asking_anything.add_node("ask", ask_what_is_said)
+_asking_anything.add_edge(START, "ask")
+asking_anything = _asking_anything.compile()
+
+
+class Talk(MessagesState):
+    topic: str
+
+
+def note(state: Talk) -> dict[str, Any]:
+    said = str(state["messages"][-1].text)
+    return {"topic": said, "messages": [AIMessage(f"Noted: {said}")]}
+
+
+_noting = StateGraph(Talk)
+_noting.add_node("note", note)
+_noting.add_edge(START, "note")
+noting = _noting.compile()
 
 
 def reviewed() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -22,6 +23,9 @@ from tests.upstream import STALL, Upstream, text, tool_call
 Launch = Callable[..., Awaitable[Process]]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# What comes of itself may be late on a machine that others use, too.
+expect.set_options(timeout=20_000)
+
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -113,6 +117,7 @@ async def test_stop_stops(launch: Launch, visit: Launch, upstream: Upstream) -> 
     await page.get_by_role("button", name=re.compile("stop", re.IGNORECASE)).click()
     await upstream.dropped.wait()
     await expect(log.locator("[aria-busy=true]")).to_have_count(0)
+    await expect(page.get_by_role("textbox")).to_be_focused()
     await ask(page, "again")
     await expect(log).to_contain_text("Whole.")
 
@@ -139,16 +144,16 @@ async def test_a_reload_keeps_the_conversation(launch: Launch, visit: Launch) ->
 
 async def test_two_tools_run_side_by_side(launch: Launch, visit: Launch) -> None:
     page = await visit(await launch())
-    await ask(page, "Wait 2 seconds, and what is 6 * 7?")
+    await ask(page, "Wait 6 seconds, and what is 6 * 7?")
     cards = page.locator("details.tool")
     waiting, calculated = (cards.filter(has_text=tool) for tool in ("wait", "calculate"))
     await expect(calculated).to_have_attribute("data-state", "ok")
     await expect(waiting).to_have_attribute("data-state", "running")
-    await expect(waiting.locator(".state")).to_contain_text("1 s")
+    await expect(waiting.locator(".state")).to_have_text(re.compile(r"· [1-5] s"))
     await expect(waiting).to_have_attribute("data-state", "ok")
     await waiting.locator("summary").click()
     await expect(waiting.locator("li").first).to_be_visible()
-    await expect(waiting.locator("pre").first).to_contain_text('"seconds": 2')
+    await expect(waiting.locator("pre").first).to_contain_text('"seconds": 6')
 
 
 async def test_escape_stops_and_the_question_can_be_asked_again(
@@ -211,6 +216,29 @@ async def test_what_is_written_and_not_yet_taken_outlives_a_reload(
     await expect(box).to_have_value("")
 
 
+async def test_a_message_outlives_a_token_that_is_no_longer_good(
+    launch: Launch, visit: Launch
+) -> None:
+    server = await launch(API_TOKEN="one")
+    page = await visit(server, breaks=True)
+    token = page.get_by_label("access token")
+    await token.fill("one")
+    await page.keyboard.press("Enter")
+    await restored(page)
+    server.process.kill()
+    await server.process.wait()
+    await launch("--port", server.url.rpartition(":")[2], API_TOKEN="two")
+    await ask(page, "6 * 7")
+    await expect(token).to_be_focused()
+    await expect(token).to_have_value("one")
+    await token.fill("two")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("textbox")).to_have_value("6 * 7")
+    await restored(page)
+    await button(page, "Send").click()
+    await expect(page.get_by_role("log")).to_contain_text("42")
+
+
 async def test_a_page_whose_server_does_not_answer_yet_reads_its_conversation_later(
     launch: Launch, visit: Launch
 ) -> None:
@@ -271,7 +299,7 @@ async def test_a_run_that_is_cut_reads_like_one_that_is_not(
     for gate, line in zip(gates, (9, 19), strict=True):
         await expect(answer).to_contain_text(f"Line {line} of")
         await button(page, "Cut connection").click()
-        await expect(page.locator("#state")).to_have_attribute("data-state", "reconnecting")
+        await expect(page.locator("#frames [data-name=lost]")).to_have_count(1 + line // 19)
         gate.set()
     assert await answer_of(page) == whole
     await expect(page.locator("#frames [data-name=connect]")).to_have_count(3)
@@ -333,6 +361,53 @@ async def test_a_question_of_the_graph_is_answered(
     assert await answer_of(page) == f"Answered: {answer}"
 
 
+def reviewing(*requests: Any, **config: Any) -> dict[str, Any]:
+    return {"action_requests": requests, "review_configs": [{"action_name": "f", **config}]}
+
+
+QUESTIONS: list[tuple[Any, Any]] = [
+    (reviewing({"name": "f", "description": None}), {"decisions": [{"type": "approve"}]}),
+    (reviewing({"name": "f"}, allowed_decisions=["approve"]), {"decisions": [{"type": "approve"}]}),
+    # What is no review is a question like any other.
+    (reviewing({"name": "f"}, allowed_decisions=["sing"]), True),
+    (reviewing({"name": "f"}, None), True),
+    (reviewing(), True),
+    ({"type": "tool_approval", "name": 7}, True),
+    (None, True),
+]
+
+
+async def test_whatever_a_graph_asks_can_be_answered(launch: Launch, visit: Launch) -> None:
+    page = await visit(await launch(AGENT="tests.agents:asking_anything"))
+    for value, answer in QUESTIONS:
+        await ask(page, json.dumps(value))
+        await page.locator("form.question").get_by_role("button", name="Approve").click()
+        assert await answer_of(page) == f"Answered: {json.dumps(answer)}"
+        await button(page, "New chat").click()
+
+
+async def test_an_answer_that_cannot_be_sent_yet_is_not_taken(
+    launch: Launch, visit: Launch
+) -> None:
+    server = await launch(AGENT="tests.agents:asking")
+    page = await visit(server)
+    await ask(page, "hi")
+    form = page.locator("form.question")
+    await form.get_by_role("textbox").fill("   ")
+    await form.get_by_role("button", name="Answer").click()
+    await expect(form.locator(":invalid").last).to_be_visible()
+    server.process.send_signal(signal.SIGSTOP)
+    await page.locator("#message").fill("another")
+    await page.keyboard.press("Enter")
+    await expect(button(page, "Stop")).to_be_visible()
+    await form.get_by_role("button", name="Approve").click()
+    await expect(form.get_by_role("button", name="Approve")).to_be_enabled()
+    server.process.send_signal(signal.SIGCONT)
+    await expect(page.get_by_text("May I?")).to_have_count(1)
+    await form.get_by_role("button", name="Approve").click()
+    assert await answer_of(page) == "Answered: True"
+
+
 GONE = """async () => {
   const run = await fetch(`/api/runs/${sessionStorage.getItem("run")}`);
   return run.status === 404;
@@ -367,6 +442,7 @@ async def test_an_input_method_keeps_its_enter(launch: Launch, visit: Launch) ->
     await box.dispatch_event("keydown", {"key": "Enter", "keyCode": 229})
     await box.dispatch_event("keydown", {"key": "Enter", "isComposing": True})
     await expect(page.locator(".turn")).to_have_count(0)
+    await restored(page)
     await typing.send("Input.insertText", {"text": "東京の時刻は"})
     await page.keyboard.press("Shift+Enter")
     await page.keyboard.type("?")
@@ -476,12 +552,6 @@ async def test_offline_is_told_and_made_good(
 async def test_the_wire_panel_warns_of_what_buffers(
     launch: Launch, visit: Launch, upstream: Upstream
 ) -> None:
-    def replies() -> list[Any]:
-        slow = [asyncio.Event() for _ in range(2)]
-        for n, event in enumerate(slow):
-            asyncio.get_running_loop().call_later(1 + n, event.set)
-        return [[*text("One "), slow[0], *text("two "), slow[1], *text("three.")]]
-
     server = await launch(OPENAI_BASE_URL=upstream.url)
 
     async def hold_back(request: web.Request) -> web.Response:
@@ -494,18 +564,28 @@ async def test_the_wire_panel_warns_of_what_buffers(
     proxy = web.Application()
     proxy.router.add_route("*", "/{path:.*}", hold_back)
     runner, url = await listen(proxy)
+
+    async def warns(through: str) -> bool:
+        slow = [asyncio.Event(), asyncio.Event()]
+        upstream.requests.clear()
+        upstream.stalling.clear()
+        upstream.replies = [[*text("One "), slow[0], *text("two "), slow[1], *text("three.")]]
+        page = await visit(server, url=through)
+        await button(page, "Wire").click()
+        await ask(page, "hi")
+        await upstream.stalling.wait()
+        for seconds, event in enumerate(slow, 1):
+            asyncio.get_running_loop().call_later(seconds, event.set)
+        await expect(page.get_by_role("log")).to_contain_text("three.")
+        await ended(page)
+        warning = await page.locator("#wire-warning").inner_text()
+        await page.close()
+        return "proxy" in warning
+
     try:
-        for through, warned in ((url, True), (server.url, False)):
-            page = await visit(server, url=through)
-            await button(page, "Wire").click()
-            upstream.requests.clear()
-            upstream.replies = replies()
-            await ask(page, "hi")
-            await expect(page.get_by_role("log")).to_contain_text("three.")
-            await ended(page)
-            warning = await page.locator("#wire-warning").inner_text()
-            assert ("proxy" in warning) == warned
-            await page.close()
+        assert await warns(url)
+        # A pause of the machine holds frames back, too.
+        assert not all([await warns(server.url), await warns(server.url)])
     finally:
         await runner.cleanup()
 
@@ -529,6 +609,27 @@ async def test_it_does_not_fight_who_scrolls(
     assert await page.evaluate("document.querySelector('#scroll').scrollTop") == top
     await button(page, "To the end").click()
     await expect(page.get_by_text("The end.")).to_be_in_viewport()
+
+
+async def test_the_end_key_follows_again(launch: Launch, visit: Launch, upstream: Upstream) -> None:
+    go = asyncio.Event()
+    upstream.replies = [[*text(*STORY), go, *text(*STORY, "The end.")]]
+    page = await visit(await launch(OPENAI_BASE_URL=upstream.url))
+    await ask(page, "hi")
+    await expect(page.get_by_role("log")).to_contain_text("Line 39 of")
+    await page.locator("#scroll").focus()
+    await page.keyboard.press("Home")
+    await page.wait_for_function("() => document.querySelector('#scroll').scrollTop === 0")
+    await page.keyboard.press("End")
+    go.set()
+    await expect(page.get_by_text("The end.")).to_be_in_viewport()
+
+
+async def test_a_small_screen_begins_at_the_welcome(launch: Launch, visit: Launch) -> None:
+    page = await visit(await launch(), viewport={"width": 320, "height": 480})
+    await restored(page)
+    await page.evaluate("new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn)))")
+    assert await page.evaluate("document.querySelector('#scroll').scrollTop") == 0
 
 
 @pytest.fixture(scope="session")
@@ -559,13 +660,18 @@ async def test_everybody_can_use_it(
     page = await visit(await launch(), **look)
     await expect(page.locator("#suggestions button").first).to_be_visible()
     await check(page)
-    await ask(page, "Wait 1 second; what is 6 * 7, 1 / 0, and 東京の時刻?")
+    await ask(page, "Wait 5 seconds; what is 6 * 7, 1 / 0, and 東京の時刻?")
     await expect(page.locator("details.tool[data-state=running]").first).to_be_visible()
     await check(page)
     await ended(page)
     for card in await page.locator("details.tool summary").all():
         await card.click()
     await page.locator("#wire-toggle").click()
+    await check(page)
+    await ask(page, "Wait 30 seconds")
+    await expect(page.locator("details.tool[data-state=running]")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("details.tool[data-state=cancelled]")).to_be_visible()
     await check(page)
     upstream.replies = [[*SAMPLE, {"error": {"message": "x"}}]]
     page = await visit(await launch(OPENAI_BASE_URL=upstream.url), **look)
