@@ -17,6 +17,7 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar, Token
+from copy import copy
 from dataclasses import dataclass
 from itertools import takewhile
 from operator import attrgetter
@@ -56,7 +57,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.pregel import Pregel
-from langgraph.types import Command, StateSnapshot
+from langgraph.types import Command, Overwrite, StateSnapshot
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
 
@@ -221,9 +222,20 @@ class Agent:
             self._memory.keep_newest(thread_id)
 
     async def add(self, config: RunnableConfig, messages: Sequence[AnyMessage]) -> None:
-        """Add messages to a graph's state, as an input that nothing runs on."""
-        await self.graph.aupdate_state(config, {"messages": messages}, as_node=START)
-        await self.graph.aupdate_state(config, None, as_node=END)
+        """Add messages to a graph's state, as an input that nothing runs on.
+
+        A message of a known id replaces that one, whatever the graph's own reducer does.
+        """
+        history = _history_of((await self.graph.aget_state(config)).values)
+        merged: Any = add_messages(history, [*messages])  # type: ignore[arg-type]
+        # The first of START's writers keeps the input; the others choose what runs on it.
+        start = copy(self.graph.nodes[START])
+        start.writers = start.writers[:1]
+        vars(start).pop("flat_writers", None)
+        graph = self.graph.copy({"nodes": {**self.graph.nodes, START: start}})
+        given = {"messages": Overwrite(merged) if history else merged}
+        await graph.aupdate_state(config, given, as_node=START)
+        await graph.aupdate_state(config, None, as_node=END)
 
     async def history(self, thread_id: str) -> list[AnyMessage]:
         return _history_of((await self.graph.aget_state(_config(thread_id))).values)
@@ -402,6 +414,11 @@ def _close_calls(
     repairs: list[AnyMessage] = []
     for position, end, unanswered in _unanswered(history):
         message, calls = history[position], _calls(history[position])
+        if any(not call["id"] for call in unanswered):  # No result could name it.
+            calls = [call for call in calls if call["id"]]
+            unanswered = [call for call in unanswered if call["id"]]
+            message = _with_calls(message, calls)
+            repairs.append(message)
         if end < len(history):
             repairs.append(_with_calls(message, [call for call in calls if call not in unanswered]))
             continue
@@ -516,7 +533,9 @@ class Translator:
         """What an earlier run asked for and this one has not begun."""
         self._streaming: dict[tuple[str | None, Any], tuple[str, _Call]] = {}
         self._open: dict[str, str] = {}
-        self._known: set[str | None] = set()
+        self._known: set[str] = set()
+        self._nameless = 0
+        """How many messages without an id the conversation has from earlier runs."""
         self._streamed: set[str] = set()
         """The model calls that `translate_event` has seen deltas of."""
 
@@ -597,8 +616,8 @@ class Translator:
                 self._collect(message.id, fragment)
         else:
             self.answering = False
-            for call in _calls(message):
-                self._asked[call["id"]] = _Call(call["name"], call["args"])
+            named = [call for call in _calls(message) if call["id"]]
+            self._asked.update((call["id"], _Call(call["name"], call["args"])) for call in named)
         if inside_tool or message.id is None:
             return
         deltas = self.texts.setdefault(message.id, [])
@@ -630,9 +649,10 @@ class Translator:
             yield from self.tool_finished(call_id, failed)
 
     def tool_message(self, message: ToolMessage) -> Iterator[StreamEvent]:
-        """Yield call and result for a tool message whose tool never started, else nothing.
+        """Yield what is missing of a tool message's call, nothing where its tool has told it all.
 
-        That happens where the tool does not exist, or where something else answered in its place.
+        That happens where the tool does not exist, where something else answered in its place, and
+        where what it returned could not be told.
         """
         if message.id in self._known:
             return
@@ -640,7 +660,10 @@ class Translator:
             self._known.add(message.id)
         call_id = message.tool_call_id
         call = self._asked.pop(call_id, None) or self._carried.get(call_id)
-        if call and call_id not in self._open:
+        if call_id in self._open:  # What ended it told nobody so.
+            ended = self.tool_failed(call_id) if message.status == "error" else None
+            yield from ended or self.tool_finished(call_id, message)
+        elif call:
             yield from self._opened(call_id, call.tool, call.input)
             yield from self.tool_finished(call_id, message)
 
@@ -671,7 +694,8 @@ class Translator:
 
     def carry(self, history: Sequence[AnyMessage]) -> None:
         """Learn the calls that an earlier run asked for, since a resumed graph starts them."""
-        self._known = {message.id for message in history}
+        self._known = {message.id for message in history if message.id}
+        self._nameless = sum(not message.id for message in history)
         for _, _, calls in _unanswered(history):
             self._carried.update((call["id"], _Call(call["name"], call["args"])) for call in calls)
 
@@ -684,7 +708,9 @@ class Translator:
                 yield StreamEvent("interrupt", interrupts=pending)
             return
         # A node that returns plain dicts makes messages that LangGraph does not stream.
-        late = [message for message in history if message.id not in self._known]
+        nameless = [message for message in history if not message.id][: self._nameless]
+        told = self._known | {id(message) for message in nameless}
+        late = [message for message in history if (message.id or id(message)) not in told]
         yield from self.node_messages(late, inside_tool=False)
         # A call that the conversation does not have was for the graph's own use, or given up.
         left = {call["id"] for _, _, calls in _unanswered(history) for call in calls}
@@ -796,8 +822,9 @@ def _pieces(message: AIMessage) -> Iterator[tuple[str, str]]:
                 yield "reasoning_delta", text
             case {"type": "reasoning", "summary": [*summary]}:
                 for piece in summary:
-                    if text := piece.get("text"):
-                        yield "reasoning_delta", text
+                    match piece:
+                        case str(text) | {"text": str(text)} if text:
+                            yield "reasoning_delta", text
 
 
 def _tool_message(call_id: str, output: Any) -> ToolMessage | None:

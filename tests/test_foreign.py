@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from deepagents import create_deep_agent
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import AIMessageChunk
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command
 
 from agent import Agent, ToolScope, Translator, Turn, stream_events, stream_parts
@@ -114,6 +117,132 @@ async def test_a_supervisor_of_two_agents(start: Start) -> None:
     ]
     assert text_of(events) == "It is 3.THREE."
     assert events[-2]["content"] == "THREE."
+
+
+class Appending(TypedDict):
+    messages: Annotated[list[Any], operator.add]
+
+
+@tool
+def fragile() -> str:
+    """Raises."""
+    raise ValueError("secret-sauce")
+
+
+def handling(
+    model: ScriptedModel,
+    *tools: Any,
+    state: Any = MessagesState,
+    begin: Callable[..., str] | None = None,
+) -> Agent:
+    """An agent whose tools' exceptions are told to its model; ``begin`` routes from the start."""
+
+    async def answer(given: Any) -> Any:
+        return {"messages": [await model.ainvoke(given["messages"])]}
+
+    graph = StateGraph(state)
+    graph.add_node("model", answer)
+    graph.add_node("tools", ToolNode([*tools], handle_tool_errors=True))
+    graph.add_conditional_edges(START, begin or (lambda _: "model"), ["model"])
+    graph.add_conditional_edges("model", tools_condition)
+    graph.add_edge("tools", "model")
+    return Agent(graph.compile(), "x")
+
+
+async def test_a_graph_that_only_appends_keeps_its_threads_in_order(start: Start) -> None:
+    """LangGraph's quickstart has no reducer that knows ids."""
+    go = asyncio.Event()
+    model = ScriptedModel(
+        script=[call("fragile", "{}", "c1"), ["It failed."], ["Half", go], ["Hello."]]
+    )
+    server = await start(handling(model, fragile, state=Appending))
+    assert (await server.run("one", thread_id="t"))[-2]["content"] == "It failed."
+    stream = await server.ask("two", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    await stream.until("text_delta")
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    assert (await server.run("three", thread_id="t"))[-2]["content"] == "Hello."
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [(m["role"], m.get("content") or m.get("message", "")) for m in thread["messages"]] == [
+        *(("user", "one"), ("assistant", ""), ("tool", "The tool failed.")),
+        *(("assistant", "It failed."), ("user", "two"), ("assistant", "Half")),
+        *(("user", "three"), ("assistant", "Hello.")),
+    ]
+    for asked in model.asked:
+        assert not lacks_a_result([as_openai(message) for message in asked])
+
+
+async def test_a_node_that_returns_dicts_answers_each_turn(start: Start) -> None:
+    graph = StateGraph(Appending)
+    graph.add_node("n", lambda s: {"messages": [{"role": "assistant", "content": f"{len(s)}!"}]})
+    graph.add_edge(START, "n")
+    server = await start(Agent(graph.compile(), "x"))
+    for _ in range(3):
+        events = await server.run("hi", thread_id="t")
+        assert text_of(events) == events[-2]["content"] == "1!"
+
+
+@pytest.mark.parametrize("end", ["cancelled", "completed"])
+async def test_settling_a_thread_does_not_ask_the_graph_where_to_begin(
+    start: Start, end: str
+) -> None:
+    routed: list[str] = []
+    half = ["Half", asyncio.Event()]
+    failing = [call("fragile", "{}", "c1"), ["It failed."]]
+    script = [half] if end == "cancelled" else failing
+
+    def begin(state: MessagesState) -> str:
+        routed.append(state["messages"][-1].type)
+        return "model"
+
+    model = ScriptedModel(script=[*script, ["Hello."]])
+    server = await start(handling(model, fragile, begin=begin))
+    stream = await server.ask("one", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    await stream.until("text_delta")
+    if end == "cancelled":
+        await server.call("POST", f"/api/runs/{run_id}/cancel")
+    assert (await stream.until("done"))["reason"] == end
+    assert (await server.run("two", thread_id="t"))[-2]["content"] == "Hello."
+    assert routed == ["human", "human"]
+
+
+class Odd:
+    def __str__(self) -> str:
+        raise RuntimeError("secret-sauce")
+
+
+@tool
+def odd() -> Any:
+    """Returns what has no text."""
+    return Odd()
+
+
+async def test_a_result_that_cannot_be_told_is_a_failure_where_it_happened(start: Start) -> None:
+    model = ScriptedModel(script=[call("odd", "{}", "c1"), ["It failed."]])
+    server = await start(handling(model, odd))
+    events = await server.run("go", thread_id="t")
+    assert kinds(events)[2:] == ["tool_call", "tool_result", "text_delta", "final_answer", "done"]
+    [result] = of(events, "tool_result")
+    assert (result["status"], result["message"]) == ("error", "The tool failed.")
+    [told] = [
+        m
+        for m in (await server.call("GET", "/api/threads/t"))[1]["messages"]
+        if m["role"] == "tool"
+    ]
+    assert (told["status"], told["message"]) == ("error", "The tool failed.")
+
+
+async def test_a_call_without_an_id_does_not_break_its_thread(start: Start) -> None:
+    nameless = AIMessageChunk(
+        content="",
+        tool_calls=[{"name": "fragile", "args": {}, "id": None, "type": "tool_call"}],
+    )
+    model = ScriptedModel(script=[[nameless], ["Hello."]], streams=False)
+    graph = loop_graph(model, [fragile])
+    server = await start(Agent(graph, "x"))
+    await server.run("one", thread_id="t")
+    assert (await server.run("two", thread_id="t"))[-2]["content"] == "Hello."
 
 
 # ------------------------------------------------------------------------------------- two sources
@@ -220,8 +349,8 @@ def test_any_script_keeps_what_always_holds(
         run: Run | None = None
         for pieces, calls, failure in turns:
             steps = [*pieces]
-            for index, (tool, arguments, call_id) in enumerate(calls):
-                steps += call(tool, arguments, call_id, index)
+            for index, (name, arguments, call_id) in enumerate(calls):
+                steps += call(name, arguments, call_id, index)
             if isinstance(failure, ValueError):
                 steps.append(failure)
             elif failure == "stop":
