@@ -54,6 +54,7 @@ HERE = Path(__file__).resolve().parent
 
 MESSAGE_CHARS = 32_000
 MAX_NESTING = 100
+THREAD_ID = "[A-Za-z0-9_-]{1,64}"
 
 BODY_S = 30.0
 """How long a request's body may take to arrive."""
@@ -908,7 +909,7 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 
 async def thread_state(request: web.Request) -> web.StreamResponse:
-    runs, thread_id = request.app[RUNS], request.match_info["thread_id"]
+    runs, thread_id = request.app[RUNS], read_thread_id(request)
     run_id = await runs.running_of(thread_id)
     unsettled = run_id is not None
     messages = await within(SETTLE_S, runs.agent.messages(thread_id, unsettled))
@@ -922,8 +923,16 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
 
 
 async def delete_thread(request: web.Request) -> web.StreamResponse:
-    await to_its_end(request.app[RUNS].forget(request.match_info["thread_id"]))
+    await to_its_end(request.app[RUNS].forget(read_thread_id(request)))
     return web.Response(status=204)
+
+
+def read_thread_id(request: web.Request) -> str:
+    """Return the path's thread id. Raises Refusal for one that no thread can have."""
+    thread_id = request.match_info["thread_id"]
+    if not re.fullmatch(THREAD_ID, thread_id):
+        raise unknown_thread(thread_id)
+    return thread_id
 
 
 async def info(request: web.Request) -> web.StreamResponse:
@@ -986,7 +995,7 @@ async def read_chat(request: web.Request) -> Asked:
     body = await read_body(request)
     thread_id, resume, message = body.get("thread_id"), body.get("resume"), None
     if thread_id is not None and not (
-        isinstance(thread_id, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", thread_id)
+        isinstance(thread_id, str) and re.fullmatch(THREAD_ID, thread_id)
     ):
         raise invalid("thread_id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
     if "resume" not in body:
@@ -1448,9 +1457,12 @@ def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
         while True:
             try:
                 return loop.run_until_complete(task)
-            except SystemExit:
-                # A tool called exit: that ends its run, and would end the loop, too.
-                logger.warning("a tool or a node called exit")
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Ctrl-C before the server listens to it; later it is none of Python's exceptions.
+                if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                    raise
+                # A tool raised it: that ends its run, and would end the loop, too.
+                logger.warning("a tool or a node raised %s", type(error).__name__)
 
 
 if __name__ == "__main__":

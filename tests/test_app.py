@@ -172,6 +172,8 @@ async def test_the_limits_themselves_are_allowed(start: Start) -> None:
         ("POST", "/api/runs/x/cancel", 404, "unknown_run"),
         ("GET", "/api/threads/x", 404, "unknown_thread"),
         ("DELETE", "/api/threads/x", 404, "unknown_thread"),
+        ("GET", "/api/threads/%00", 404, "unknown_thread"),
+        ("DELETE", "/api/threads/a%00b", 404, "unknown_thread"),
         ("GET", "/api/nothing", 404, "not_found"),
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/static/", 404, "not_found"),
@@ -532,13 +534,13 @@ async def test_a_run_goes_on_without_readers_within_the_grace(start: Start) -> N
 @on_both
 async def test_a_reader_that_comes_back_stops_the_grace(start: Start) -> None:
     agent, go = waiting_agent()
-    server = await start(agent, disconnect_grace_s=0.3, heartbeat_s=0.2)
+    server = await start(agent, disconnect_grace_s=2, heartbeat_s=0.5)
     stream = await server.ask("hi")
     run_id = (await stream.until("start"))["run_id"]
     stream.close()
     back = await server.follow(run_id, after=1)
     async for _ in back:
-        while back.heartbeats < 4:  # Longer than the grace.
+        while back.heartbeats < 6:  # Longer than the grace.
             await back.response.content.readuntil(b": heartbeat\n\n")
             back.heartbeats += 1
         go.set()
