@@ -140,13 +140,20 @@ async def _open_postgres(url: str) -> AsyncIterator[Database]:
     async def prune(thread_id: str) -> None:
         await saver.aprune([thread_id], strategy="keep_latest")
 
+    async def put(config: Any, checkpoint: Any, *rest: Any) -> Any:
+        # The package keeps short values as PostgreSQL's JSON, which has no NUL.
+        values = checkpoint["channel_values"]
+        texts = {k: v.replace("\0", "\ufffd") for k, v in values.items() if isinstance(v, str)}
+        return await saved(config, {**checkpoint, "channel_values": {**values, **texts}}, *rest)
+
     async def ping() -> None:
         async with pool.connection() as connection:
             await connection.execute("SELECT 1")
 
-    saver = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
+    saver: Any = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
     # Its own lock is for a single connection; here each user has one of the pool's.
-    saver.lock = asyncio.Semaphore(POOL_SIZE)  # type: ignore[assignment]
+    saver.lock = asyncio.Semaphore(POOL_SIZE)
+    saved, saver.aput = saver.aput, put
     await pool.open()
     try:
         yield Database(saver, prune, ping)

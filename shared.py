@@ -35,6 +35,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as Silent
 
 from events import EventLog, StreamEvent, Unavailable, encode_event
 
@@ -528,7 +529,9 @@ class RedisStore:
     async def _is_void(self, held: str, leased: bool) -> bool:
         replica, run_id, *_ = held.split()
         if not await self._is_dead(replica):
-            return False
+            # Who is alive gives a thread back before its run ends.
+            run = await self.find(run_id) if leased and replica != self.replica else None
+            return run is not None and run.log.closed
         return await self.find(run_id) is None or leased
 
     async def _is_dead(self, replica: str) -> bool:
@@ -755,6 +758,8 @@ class RedisStore:
                 # Shorter than the time after which a silent connection counts as lost.
                 if found := await self._waiting.blpop([inbox_of(self.replica)], timeout=1):
                     self._hear(found[1].decode())
+            except Silent:
+                continue  # A pause of the machine, or a Redis that is away, as `stay` finds out.
             except ANY_FAILURE as error:
                 self._lose(error)
 
