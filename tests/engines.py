@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Self
@@ -23,10 +23,15 @@ from tests.programs import require
 PATIENCE_S = 20
 
 
+def free_ports(number: int) -> list[int]:
+    """Return ports that nobody listens at, no two of them the same."""
+    with ExitStack() as all_at_once:
+        opened = (socket.create_server(("127.0.0.1", 0)) for _ in range(number))
+        return [all_at_once.enter_context(each).getsockname()[1] for each in opened]
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 class RedisServer:

@@ -25,11 +25,11 @@ def install(path: Path, *packages: str) -> None:
     """Install npm's packages in a folder; where that is not possible the test is skipped."""
     flags = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts")
     done = subprocess.run(
-        [require("npm"), "install", *flags, *packages],
+        [require("npm"), "install", "--prefer-offline", "--fetch-retries=5", *flags, *packages],
         cwd=path,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     if done.returncode:

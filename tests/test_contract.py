@@ -41,9 +41,9 @@ API_TOKEN = os.environ.get("API_TOKEN", "")
 HERE = {"DEMO_TOKENS_PER_S": "50", "HEARTBEAT_S": "0.2", "API_TOKEN": "secret"}
 """Settings of the server that is started here; a check may want others besides."""
 HASTY = {
-    "RUN_TIMEOUT_S": "2",
+    "RUN_TIMEOUT_S": "8",
     "DISCONNECT_GRACE_S": "0.1",
-    "RUN_TTL_S": "1",
+    "RUN_TTL_S": "5",
     "MAX_RUNS": "1",
     "MAX_RUN_BYTES": "7000",
 }
@@ -408,13 +408,13 @@ async def _(server: Deployment) -> None:
         raise NotCheckedError(
             f"needs {heartbeat_s:g} s of silence, and the demo's wait reports every second"
         )
-    stream = await server.ask("wait 1 second")
+    stream = await server.ask("wait 3 seconds")
     same((await stream.until("start"))["heartbeat_s"], heartbeat_s, "heartbeat_s of start")
-    await stream.until("tool_progress")
-    # From the tool's call to its first report a second passes; half of it may go by unnoticed.
+    await stream.until("tool_result")
+    # From one report of the tool to the next a second passes; of all half of one has to be noticed.
     wanted = max(1, int(0.5 / heartbeat_s))
     heartbeats = stream.heartbeats
-    assert heartbeats >= wanted, f"{heartbeats} in a second of silence, wanted {wanted}"
+    assert heartbeats >= wanted, f"{heartbeats} in seconds of silence, wanted {wanted}"
 
 
 # --------------------------------------------------------------------------------------- events
@@ -667,7 +667,7 @@ async def _(server: Deployment) -> None:
         pass  # Nothing else tells that it has expired.
     answer.is_refusal(404, "unknown_run")
     kept_s = time.monotonic() - ended
-    assert 0.9 < kept_s < 3, f"kept for {kept_s:.2f} s"
+    assert 4 < kept_s < 30, f"kept for {kept_s:.2f} s"
 
 
 @promise("A run past RUN_TIMEOUT_S ends with error timeout", HASTY)

@@ -40,14 +40,14 @@ CODES = {
 INSIDES = re.compile(rb"(?i)traceback|exception|errno|aiohttp|langgraph|langchain|\.py\b|<html")
 
 
-async def exchange(url: str, data: bytes) -> bytes:
+async def exchange(url: str, data: bytes, patience_s: float = PATIENCE_S) -> bytes:
     """Send bytes and return what comes back until the server closes, or has nothing to say."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     answer = b""
     try:
         writer.write(data)
-        while more := await asyncio.wait_for(reader.read(2**16), PATIENCE_S):
+        while more := await asyncio.wait_for(reader.read(2**16), patience_s):
             answer += more
     except (TimeoutError, ConnectionError):
         pass
@@ -368,7 +368,7 @@ async def test_a_table_of_bad_requests_is_refused_cleanly(launch: Launch, origin
 async def test_what_is_not_http_gets_a_bare_400(launch: Launch) -> None:
     server = await launch()
     for data in NOT_HTTP[1:5]:
-        head, _, body = (await exchange(server.url, data)).partition(b"\r\n\r\n")
+        head, _, body = (await exchange(server.url, data, 10)).partition(b"\r\n\r\n")
         assert re.match(rb"HTTP/1\.[01] 400 ", head), (data, head)
         assert body == b"", data
     assert_clean(server.log())
@@ -385,7 +385,7 @@ async def test_an_expectation_is_met_or_refused_like_anything_else(launch: Launc
 async def test_a_file_that_there_is_not_is_404_with_its_code(launch: Launch) -> None:
     server = await launch()
     targets = [get(target) for target in TARGETS if target.startswith(b"/static")]
-    answers = await asyncio.gather(*(exchange(server.url, target) for target in targets))
+    answers = await asyncio.gather(*(exchange(server.url, target, 10) for target in targets))
     told = [(status, body) for answer in answers for status, body in responses(answer)]
     wrong = [
         (target[:60], status, body)

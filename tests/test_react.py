@@ -65,7 +65,7 @@ def bundles(packages: Path) -> dict[str, str]:
             cwd=packages,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=150,
             check=True,
         )
         scripts[url] = done.stdout

@@ -51,7 +51,7 @@ describe("following a run", () => {
   const COMEBACKS = ["online", "pageshow", "visibilitychange"];
 
   const EVENTS = [
-    { type: "start", run_id: "r1", thread_id: "t1", heartbeat_s: 0.05, timeout_s: 120 },
+    { type: "start", run_id: "r1", thread_id: "t1", heartbeat_s: 15, timeout_s: 120 },
     { type: "text_delta", content: "Hel", message_id: "m" },
     { type: "text_delta", content: "lo", message_id: "m" },
     { type: "final_answer", content: "Hello", message_id: "m" },
@@ -63,7 +63,8 @@ describe("following a run", () => {
   const stream = (from, to, how = "end") => (_request, response) => {
     response.writeHead(200, { "Content-Type": "text/event-stream; charset=utf-8", Location: "/api/runs/r1/events" });
     response.write("retry: 20\n\n");
-    for (let id = from; id <= to; id++) response.write(frame(EVENTS[id - 1], id));
+    for (let id = from; id <= to; id++)
+      response.write(frame(how === "silence" && id === 1 ? { ...EVENTS[0], heartbeat_s: 0.2 } : EVENTS[id - 1], id));
     if (how === "end") response.end();
     else if (how === "break") setTimeout(() => response.destroy(), 20);
   };
@@ -120,25 +121,25 @@ describe("following a run", () => {
   test("the watchdog bites after three heartbeats without a byte, not before", async () => {
     const late = (_request, response) => {
       response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/api/runs/r1/events" });
-      response.write(`retry: 20\n\n${frame({ ...EVENTS[0], heartbeat_s: 0.4 }, 1)}`);
-      setTimeout(() => response.write(": heartbeat\n\n"), 600);
+      response.write(`retry: 20\n\n${frame({ ...EVENTS[0], heartbeat_s: 1 }, 1)}`);
+      setTimeout(() => response.write(": heartbeat\n\n"), 1500);
     };
     await run([late, stream(2, 5)]);
     const ms = requests[1].ms - requests[0].ms;
-    assert.ok(ms >= 1800, `${ms} ms`);
+    assert.ok(ms >= 4500, `${ms} ms`);
   });
 
   test("heartbeats keep a quiet stream alive", async () => {
     const quiet = (_request, response) => {
       response.writeHead(200, { "Content-Type": "text/event-stream" });
-      response.write(frame({ ...EVENTS[0], heartbeat_s: 0.2 }, 1));
+      response.write(frame({ ...EVENTS[0], heartbeat_s: 1 }, 1));
       let beats = 0;
       const beat = setInterval(() => {
         response.write(": heartbeat\n\n");
         if (++beats < 8) return;
         clearInterval(beat);
         response.end(frame(EVENTS[4], 2));
-      }, 200);
+      }, 500);
     };
     let heartbeats = 0;
     const { done } = await run([quiet], { onFrame: ({ raw }) => (heartbeats += raw.startsWith(":") ? 1 : 0) });
@@ -166,14 +167,14 @@ describe("following a run", () => {
   test("a page that comes back goes on by its cursor where a heartbeat is late, and only there", async () => {
     const quiet = (_request, response) => {
       response.writeHead(200, { "Content-Type": "text/event-stream", Location: "/api/runs/r1/events" });
-      response.write(`retry: 20\n\n${frame({ ...EVENTS[0], heartbeat_s: 1 }, 1)}`);
+      response.write(`retry: 20\n\n${frame({ ...EVENTS[0], heartbeat_s: 2 }, 1)}`);
     };
     const comeBack = () => page.dispatchEvent(new Event("visibilitychange"));
-    setTimeout(comeBack, 500);
-    setTimeout(comeBack, 1700);
+    setTimeout(comeBack, 1000);
+    setTimeout(comeBack, 4000);
     await run([quiet, stream(2, 5)]);
     const ms = requests[1].ms - requests[0].ms;
-    assert.ok(ms > 1600 && ms < 2900, `${ms} ms`);
+    assert.ok(ms > 3900 && ms < 5900, `${ms} ms`);
     assert.equal(requests[1].headers["last-event-id"], "1");
   });
 
