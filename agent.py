@@ -963,10 +963,14 @@ def load_agent(spec: str) -> Agent:
         raise AgentError("the graph is not compiled; call its compile() method")
     if asyncio.iscoroutine(found):
         found.close()
-    if isinstance(found, Runnable) and _takes_messages(found):
-        found = RunnableLambda(lambda given: given["messages"]) | found
     if not isinstance(found, Runnable):
         raise AgentError(f"it is a {type(found).__name__}, not a graph or another Runnable")
+    if asyncio.iscoroutinefunction(found.astream_events):  # of a RemoteGraph
+        raise AgentError(f"a {type(found).__name__} has no astream_events to iterate")
+    if not isinstance(found, Pregel):
+        # In a sequence even a Runnable that tells nothing of itself is told of.
+        only_messages = _takes_messages(found)
+        found = RunnableLambda(lambda given: given["messages"] if only_messages else given) | found
     if isinstance(found, Pregel) and "messages" not in _input_fields(found):
         raise AgentError("the graph's input has no 'messages', a list of chat messages")
     if isinstance(found, Pregel) and isinstance(found.channels["messages"], LastValue):

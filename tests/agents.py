@@ -8,9 +8,10 @@ from typing import Annotated, Any, TypedDict
 
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import interrupt
 from pydantic import BaseModel
 
@@ -83,6 +84,17 @@ _model.add_edge(START, "echo")
 pydantic = _model.compile()
 
 chain = RunnableLambda(lambda given: f"You said: {given['messages'][-1].text}")
+
+
+class Bare(Runnable[Any, str]):
+    """It can be invoked, and tells nothing of itself."""
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> str:
+        return f"You said: {input['messages'][-1].text}"
+
+
+bare = Bare()
+remote = RemoteGraph("agent", url="http://127.0.0.1:9")
 
 model = FakeListChatModel(responses=["Hello"])
 retrying = model.with_retry()

@@ -698,6 +698,7 @@ async def test_a_graph_keeps_its_own_checkpointer() -> None:
         ("tests.agents:uncompiled", "compile()"),
         ("tests.agents:no_messages", "'messages'"),
         ("tests.agents:no_reducer", "reducer"),
+        ("tests.agents:remote", "a RemoteGraph has no astream_events"),
     ],
 )
 def test_an_agent_that_cannot_run_is_refused_in_one_line(spec: str, expected: str) -> None:

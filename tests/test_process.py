@@ -255,7 +255,7 @@ async def test_flags_win_over_the_environment(launch: Launch) -> None:
     assert (await server.call("GET", "/healthz"))[0] == 200
 
 
-@pytest.mark.parametrize("name", ["graph", "factory", "chain", "pydantic"])
+@pytest.mark.parametrize("name", ["graph", "factory", "chain", "pydantic", "bare"])
 async def test_the_environment_names_an_agent_of_ones_own(launch: Launch, name: str) -> None:
     server = await launch(AGENT=f"agents:{name}", PYTHONPATH=str(ROOT / "tests"))
     events = await server.run("hi", thread_id="t")
