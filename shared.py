@@ -530,9 +530,15 @@ class RedisStore:
         replica, run_id, *_ = held.split()
         if not await self._is_dead(replica):
             # Who is alive gives a thread back before its run ends.
-            run = await self.find(run_id) if leased and replica != self.replica else None
-            return run is not None and run.log.closed
+            return leased and replica != self.replica and await self._has_ended(run_id)
         return await self.find(run_id) is None or leased
+
+    async def _has_ended(self, run_id: str) -> bool:
+        try:
+            newest = await self._redis.xrevrange(stream_of(run_id), count=1)
+        except ANY_FAILURE as error:
+            raise self._lose(error) from None
+        return bool(newest) and kind_of(newest[0][1][b"frame"]) == b"done"
 
     async def _is_dead(self, replica: str) -> bool:
         # After Redis was away the others, too, have to find it again before they can tell.
