@@ -133,6 +133,7 @@ async function follow(turn, begin, resumes = false, runId = null) {
     if (turn.asks) state.asking = turn;
     if (state.running === running) {
       state.running = null;
+      turn.showQuestion();
       showRunning();
     }
   }
@@ -222,6 +223,7 @@ async function restore() {
     // How the run of an unanswered question ended nobody knows any more.
     const { role, content } = messages[messages.length - 1];
     current.end(null, !current.asks && !(role === "assistant" && content));
+    current.showQuestion();
   }
   // It was taken, though no answer told so.
   if (message.value === messages[last]?.content) message.value = "";

@@ -350,7 +350,7 @@ const SPECIAL = /[\\`*_~[!<\n]|https?:\/\//g;
 const ESCAPED = /[!-/:-@[-`{-~]/;
 const NO_URL = "\\s<>\"`「」『』【】（）、。，．！？：；";
 const URL_CHARS = new RegExp(`^[^${NO_URL}]*$`);
-const URL = new RegExp(`^https?://[^${NO_URL}]*[^${NO_URL}.,;:!?'*_~)\\]}]`);
+const BARE_URL = new RegExp(`^https?://[^${NO_URL}]*[^${NO_URL}.,;:!?'*_~)\\]}]`);
 const CODE = /^(`{1,3})(?!`)([^]*?[^`])\1(?!`)/;
 /** What may end an emphasis, or hide its end. @type {Record<string, RegExp>} */
 const ENDS = { "*": /[*`]/g, _: /[_`]/g, "~": /[~`]/g };
@@ -481,7 +481,7 @@ function match(text, at, before, depth) {
       return link && { end: at + link[0].length, node: anchor(link[1], link[1], depth) };
     }
     default: {
-      const link = URL.exec(ahead);
+      const link = BARE_URL.exec(ahead);
       if (!link || /\w/.test(before)) return null;
       // A closing bracket belongs to the link where the link has its opening one.
       const url = link[0].includes("(") && ahead[link[0].length] === ")" ? `${link[0]})` : link[0];
@@ -555,8 +555,9 @@ function find(pattern, text, from) {
  * @param {number} depth
  */
 function anchor(url, label, depth) {
-  const link = element(depth >= IN_LINK ? "span" : "a");
-  if (link.localName === "a") {
+  const inLink = depth >= IN_LINK;
+  const link = element(inLink ? "span" : "a");
+  if (!inLink) {
     link.setAttribute("href", url);
     link.setAttribute("target", "_blank");
     link.setAttribute("rel", "noopener noreferrer");

@@ -253,6 +253,11 @@ export class Turn {
     this.#body.append(box);
   }
 
+  /** Shows what the run asks, once an answer can be taken. */
+  showQuestion() {
+    if (this.#form && this.asks) this.#form.hidden = false;
+  }
+
   /** Asks again what was answered, since the answer did not arrive. */
   reopen() {
     this.asks = true;
@@ -283,7 +288,6 @@ export class Turn {
     this.#retry.hidden = !again;
     this.#say("");
     for (const card of this.#tools.values()) if (card.state === "running") card.end(this.asks ? "interrupted" : "cancelled", undefined);
-    if (this.#form && this.asks) this.#form.hidden = false;
     paint(this.#finish);
   }
 
@@ -358,7 +362,7 @@ export class Turn {
       this.#questions = [];
       const form = (this.#form = document.createElement("form"));
       form.className = "question";
-      // The run closes its log after the question; an answer before that would find it busy.
+      // The run ends after the question; an answer before that would find it busy.
       form.hidden = true;
       this.#answered = make("p", "answered", words.answered);
       this.#answered.hidden = true;
