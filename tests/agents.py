@@ -16,13 +16,19 @@ from langgraph.types import interrupt
 from pydantic import BaseModel
 
 
+def only(node: Any, state: Any = MessagesState) -> Any:
+    """A graph of this node alone, not compiled."""
+    graph = StateGraph(state)
+    graph.add_node("only", node)
+    graph.add_edge(START, "only")
+    return graph
+
+
 def echo(state: MessagesState) -> dict[str, Any]:
     return {"messages": [AIMessage(f"You said: {state['messages'][-1].text}")]}
 
 
-uncompiled = StateGraph(MessagesState)
-uncompiled.add_node("echo", echo)
-uncompiled.add_edge(START, "echo")
+uncompiled = only(echo)
 
 graph = uncompiled.compile()
 
@@ -35,10 +41,7 @@ def leave(state: MessagesState) -> None:
     raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[str(state["messages"][-1].text)]
 
 
-_exiting = StateGraph(MessagesState)
-_exiting.add_node("leave", leave)
-_exiting.add_edge(START, "leave")
-exiting = _exiting.compile()
+exiting = only(leave).compile()
 
 
 async def hold_on(state: MessagesState) -> None:
@@ -48,40 +51,28 @@ async def hold_on(state: MessagesState) -> None:
         await asyncio.Event().wait()
 
 
-_stubborn = StateGraph(MessagesState)
-_stubborn.add_node("hold_on", hold_on)
-_stubborn.add_edge(START, "hold_on")
-stubborn = _stubborn.compile()
+stubborn = only(hold_on).compile()
 
 
 class Cat(TypedDict):
     name: str
 
 
-_cats = StateGraph(Cat)
-_cats.add_node("purr", lambda state: {})
-_cats.add_edge(START, "purr")
-no_messages = _cats.compile()
+no_messages = only(lambda state: {}, Cat).compile()
 
 
 class Unreduced(TypedDict):
     messages: list[Any]
 
 
-_unreduced = StateGraph(Unreduced)
-_unreduced.add_node("say", lambda state: {})
-_unreduced.add_edge(START, "say")
-no_reducer = _unreduced.compile()
+no_reducer = only(lambda state: {}, Unreduced).compile()
 
 
 class Model(BaseModel):
     messages: Annotated[list[Any], add_messages] = []
 
 
-_model = StateGraph(Model)
-_model.add_node("echo", lambda state: echo({"messages": state.messages}))
-_model.add_edge(START, "echo")
-pydantic = _model.compile()
+pydantic = only(lambda state: echo({"messages": state.messages}), Model).compile()
 
 chain = RunnableLambda(lambda given: f"You said: {given['messages'][-1].text}")
 
@@ -111,10 +102,7 @@ def ask(state: MessagesState) -> dict[str, Any]:
     return {"messages": [AIMessage(f"Answered: {interrupt('May I?')}")]}
 
 
-_asking = StateGraph(MessagesState)
-_asking.add_node("ask", ask)
-_asking.add_edge(START, "ask")
-asking = _asking.compile()
+asking = only(ask).compile()
 
 
 def ask_what_is_said(state: MessagesState) -> dict[str, Any]:
@@ -122,10 +110,7 @@ def ask_what_is_said(state: MessagesState) -> dict[str, Any]:
     return {"messages": [AIMessage(f"Answered: {json.dumps(answer)}")]}
 
 
-_asking_anything = StateGraph(MessagesState)
-_asking_anything.add_node("ask", ask_what_is_said)
-_asking_anything.add_edge(START, "ask")
-asking_anything = _asking_anything.compile()
+asking_anything = only(ask_what_is_said).compile()
 
 
 class Talk(MessagesState):
@@ -137,10 +122,7 @@ def note(state: Talk) -> dict[str, Any]:
     return {"topic": said, "messages": [AIMessage(f"Noted: {said}")]}
 
 
-_noting = StateGraph(Talk)
-_noting.add_node("note", note)
-_noting.add_edge(START, "note")
-noting = _noting.compile()
+noting = only(note, Talk).compile()
 
 
 def reviewed() -> Any:
