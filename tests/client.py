@@ -12,7 +12,7 @@ import aiohttp
 
 Event = dict[str, Any]
 
-FRAME = re.compile(rb"id: (\d+)\nevent: (\w+)\ndata: (.*)\n\n")
+FRAME = re.compile(rb"event: (\w+)\ndata: (.*)\nid: (\d+)\n\n")
 
 
 class Stream:
@@ -40,9 +40,9 @@ class Stream:
             else:
                 match = FRAME.fullmatch(block)
                 assert match, block
-                self.ids.append(int(match[1]))
-                event = json.loads(match[3])
-                assert event["type"] == match[2].decode()
+                self.ids.append(int(match[3]))
+                event = json.loads(match[2])
+                assert event["type"] == match[1].decode()
                 yield event
             block = b""
 

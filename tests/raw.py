@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FRAME = re.compile(rb"id: (\d+)\nevent: \w+\ndata: .*\n\n")
+FRAME = re.compile(rb"event: \w+\ndata: (.*)\nid: (\d+)\n\n")
 
 SEED = os.environ.get("CHAOS_SEED", "1")
 
@@ -29,7 +29,7 @@ def seconds(default: float) -> float:
 def request(method: str, target: str, body: Any = None, **headers: str) -> bytes:
     """The bytes of a request; ``headers`` have _ for -."""
     content = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {target} HTTP/1.1", "Host: x"]
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
@@ -105,7 +105,7 @@ class Raw:
             self._block += data
             *blocks, self._block = self._block.split(b"\n\n")
             for block in blocks:
-                if block.startswith(b"id"):
+                if block.startswith(b"event"):
                     self.frames.append(block + b"\n\n")
                     assert FRAME.fullmatch(self.frames[-1]), block
                 else:
@@ -116,7 +116,7 @@ class Raw:
         """Read to the end, and return the frames, whose ids go on after the cursor."""
         assert await self.head() == 200, (self.status, await self.json())
         await self.read()
-        ids = [int(frame[4 : frame.index(b"\n")]) for frame in self.frames]
+        ids = [id_of(frame) for frame in self.frames]
         assert ids == [*range(after + 1, after + 1 + len(ids))]
         return self.frames
 
@@ -125,8 +125,14 @@ class Raw:
         self._writer.transport.abort()
 
 
+def id_of(frame: bytes) -> int:
+    match = FRAME.fullmatch(frame)
+    assert match, frame
+    return int(match[2])
+
+
 def events_of(frames: list[bytes]) -> list[dict[str, Any]]:
-    return [json.loads(frame.partition(b"\ndata: ")[2]) for frame in frames]
+    return [json.loads(FRAME.fullmatch(frame)[1]) for frame in frames]
 
 
 @contextmanager

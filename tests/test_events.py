@@ -6,8 +6,8 @@ import ast
 import asyncio
 import json
 import math
+import re
 import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -15,62 +15,47 @@ import pytest
 import events
 from events import (
     EventLog,
-    MemoryStore,
+    LogFull,
     StreamEvent,
     encode_comment,
     encode_event,
     encode_retry,
 )
-from shared import open_redis
-from tests.conftest import on_both
-
-NewLog = Callable[[], EventLog]
-
-
-@pytest.fixture
-async def new_log(log_in: dict[str, str]) -> AsyncIterator[NewLog]:
-    """Make empty logs, in memory or in Redis."""
-    if not log_in:
-        yield lambda: MemoryStore().log("")
-        return
-    async with open_redis(log_in["redis_url"], 60, 60) as store:
-        yield lambda: store.log(store.new_id())
-
 
 FRAMES = [
-    (StreamEvent("done"), 1, b'id: 1\nevent: done\ndata: {"type":"done"}\n\n'),
+    (StreamEvent("done"), 1, b'event: done\ndata: {"type":"done"}\nid: 1\n\n'),
     (
         StreamEvent("text_delta", content="", message_id="m"),
         2,
-        b'id: 2\nevent: text_delta\ndata: {"type":"text_delta","content":"","message_id":"m"}\n\n',
+        b'event: text_delta\ndata: {"type":"text_delta","content":"","message_id":"m"}\nid: 2\n\n',
     ),
     (
         StreamEvent("thinking", content="a\r\nb\rc\nd"),
         10,
-        b'id: 10\nevent: thinking\ndata: {"type":"thinking","content":"a\\r\\nb\\rc\\nd"}\n\n',
+        b'event: thinking\ndata: {"type":"thinking","content":"a\\r\\nb\\rc\\nd"}\nid: 10\n\n',
     ),
     (
         StreamEvent("thinking", content="考え中…\u2028\u2029\x85\x00"),
         3,
-        'id: 3\nevent: thinking\ndata: {"type":"thinking","content":"考え中…\u2028\u2029\x85'
-        '\\u0000"}\n\n'.encode(),
+        'event: thinking\ndata: {"type":"thinking","content":"考え中…\u2028\u2029\x85'
+        '\\u0000"}\nid: 3\n\n'.encode(),
     ),
     (
         StreamEvent("thinking", content="\ud83d"),
         4,
-        b'id: 4\nevent: thinking\ndata: {"type":"thinking","content":"\\ud83d"}\n\n',
+        b'event: thinking\ndata: {"type":"thinking","content":"\\ud83d"}\nid: 4\n\n',
     ),
     (
         StreamEvent("error", code="timeout", message="x", retryable=False, ref="r"),
         5,
-        b'id: 5\nevent: error\ndata: {"type":"error","code":"timeout","message":"x",'
-        b'"retryable":false,"ref":"r"}\n\n',
+        b'event: error\ndata: {"type":"error","code":"timeout","message":"x",'
+        b'"retryable":false,"ref":"r"}\nid: 5\n\n',
     ),
     (
         StreamEvent("tool_call", tool="t", tool_call_id="c", input={}),
         6,
-        b'id: 6\nevent: tool_call\ndata: {"type":"tool_call","tool":"t","tool_call_id":"c",'
-        b'"input":{}}\n\n',
+        b'event: tool_call\ndata: {"type":"tool_call","tool":"t","tool_call_id":"c",'
+        b'"input":{}}\nid: 6\n\n',
     ),
 ]
 
@@ -82,7 +67,7 @@ def test_a_frame_has_exactly_these_bytes(event: StreamEvent, event_id: int, fram
 
 def test_the_halves_of_a_surrogate_pair_join_in_the_client() -> None:
     halves = [encode_event(StreamEvent("x", content=half), 1) for half in ("\ud83d", "\ude00")]
-    texts = [json.loads(frame.split(b"data: ")[1])["content"] for frame in halves]
+    texts = [json.loads(frame.split(b"\n")[1].removeprefix(b"data: "))["content"] for frame in halves]
     assert "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16") == "😀"
 
 
@@ -102,23 +87,22 @@ def test_the_retry_block_stands_alone() -> None:
     assert encode_retry() == b"retry: 2000\n\n"
 
 
-@on_both
-async def test_ids_count_from_one_without_a_gap(new_log: NewLog) -> None:
-    log = new_log()
-    assert [log.append(StreamEvent("thinking", content=str(n))) for n in range(3)] == [1, 2, 3]
-    await log.flush()
+async def test_ids_count_from_one_without_a_gap() -> None:
+    log = EventLog()
+    for n in range(3):
+        log.append(StreamEvent("thinking", content=str(n)))
+    assert re.findall(rb"\nid: (\d+)\n\n", log.read(0, 10**6)[0]) == [b"1", b"2", b"3"]
     assert log.last_id == 3
     assert log.size == len(log.read(0, 10**6)[0])
 
 
-@on_both
-async def test_every_cursor_and_every_piece_size_give_the_same_bytes(new_log: NewLog) -> None:
-    log = new_log()
+async def test_every_cursor_and_every_piece_size_give_the_same_bytes() -> None:
+    log = EventLog()
     frames = []
     for n in range(20):
         event = StreamEvent("text_delta", content="字" * n, message_id="m")
-        frames.append(encode_event(event, log.append(event)))
-    await log.flush()
+        log.append(event)
+        frames.append(encode_event(event, log.last_id))
     for after in range(21):
         for max_bytes in (1, 100, 500, 10**6):
             pieces, cursor = [], after
@@ -130,29 +114,24 @@ async def test_every_cursor_and_every_piece_size_give_the_same_bytes(new_log: Ne
     assert log.read(20, 100) == (b"", 20)
 
 
-@on_both
-async def test_an_event_beyond_the_limit_leaves_the_log_as_it_was(new_log: NewLog) -> None:
-    log = new_log()
+async def test_an_event_beyond_the_limit_leaves_the_log_as_it_was() -> None:
+    log = EventLog()
     log.append(StreamEvent("thinking", content="x"))
-    await log.flush()
     before = log.read(0, 10**6)
-    with pytest.raises(OverflowError):
+    with pytest.raises(LogFull):
         log.append(StreamEvent("thinking", content="y"), max_bytes=log.size)
-    await log.flush()
     assert log.read(0, 10**6) == before
 
 
-@on_both
-async def test_nothing_follows_the_end(new_log: NewLog) -> None:
-    log = new_log()
+async def test_nothing_follows_the_end() -> None:
+    log = EventLog()
     log.close()
     with pytest.raises(RuntimeError):
         log.append(StreamEvent("thinking", content="x"))
 
 
-@on_both
-async def test_a_reader_waits_for_what_follows_its_cursor(new_log: NewLog) -> None:
-    log = new_log()
+async def test_a_reader_waits_for_what_follows_its_cursor() -> None:
+    log = EventLog()
     readers = [asyncio.create_task(log.wait(0, 60)) for _ in range(3)]
     await asyncio.sleep(0)
     assert not any(reader.done() for reader in readers)
@@ -165,9 +144,8 @@ async def test_a_reader_waits_for_what_follows_its_cursor(new_log: NewLog) -> No
     assert await late
 
 
-@on_both
-async def test_a_silent_log_ends_the_wait_in_time_and_keeps_no_waiter(new_log: NewLog) -> None:
-    log = new_log()
+async def test_a_silent_log_ends_the_wait_in_time_and_keeps_no_waiter() -> None:
+    log = EventLog()
     assert not await log.wait(0, 0.001)
     gone = asyncio.create_task(log.wait(0, 60))
     await asyncio.sleep(0)
