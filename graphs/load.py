@@ -1,0 +1,158 @@
+"""What the setting AGENT names: a graph, or another Runnable, which is made a graph.
+
+Nothing in here knows threads or events.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from contextlib import suppress
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.channels import LastValue
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel import Pregel
+
+from graphs.messages import as_text
+
+HERE = Path(__file__).resolve().parent.parent
+
+Graph = Pregel[Any, Any, Any, Any]
+
+
+class AgentError(Exception):
+    """The setting AGENT names nothing that can run; the text is one line for a person."""
+
+
+def find(spec: str) -> Any:
+    """Return what ``module:attribute`` names, from the working directory or a package.
+
+    Raises AgentError.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise AgentError(f"AGENT wants module:attribute, got {spec!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        if module_name.partition(".")[0] in _hidden():
+            raise ImportError
+        return attrgetter(attribute)(importlib.import_module(module_name))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ImportError | AttributeError) and (names := _hidden()):
+            raise AgentError(
+                f"AGENT {spec!r} cannot be loaded: the server's own modules have the names of "
+                f"yours here ({', '.join(names)}); rename yours"
+            ) from error
+        raise _failed(spec, error) from error
+
+
+def _hidden() -> list[str]:
+    """Return the modules of the working directory that the server's own ones hide."""
+    here = {path.stem for path in Path.cwd().iterdir() if path.is_dir() or path.suffix == ".py"}
+    own = (name for name in here if Path(_file_of(name)).is_relative_to(HERE))
+    return [] if Path.cwd() == HERE else sorted(own)
+
+
+def _file_of(module: str) -> str:
+    return getattr(sys.modules.get(module), "__file__", None) or ""
+
+
+def _failed(spec: str, error: BaseException) -> AgentError:
+    reason = " ".join(str(error).split())
+    return AgentError(f"AGENT {spec!r} cannot be loaded: {type(error).__name__}: {reason}")
+
+
+async def make(found: Any, spec: str) -> Runnable[Any, Any]:
+    """Return the Runnable: what was found, or what it returns if it is a function.
+
+    Called where the event loop runs, since some checkpointers are made there. Raises AgentError.
+    """
+    try:
+        if callable(found) and not isinstance(found, Runnable | StateGraph):
+            found = found()
+        if inspect.isawaitable(found):
+            found = await found
+    except (Exception, SystemExit) as error:
+        raise _failed(spec, error) from error
+    if why := await _unfit(found):
+        raise AgentError(f"AGENT wants a graph or another Runnable, got {spec!r}: {why}")
+    runnable: Runnable[Any, Any] = found
+    return runnable
+
+
+async def _unfit(found: Any) -> str:
+    """Return why this cannot run as an agent, an empty text if it can."""
+    if isinstance(found, StateGraph):
+        return "the graph is not compiled; call its compile() method"
+    if not isinstance(found, Runnable):
+        return f"it is a {type(found).__name__}"
+    if not isinstance(found, Pregel):
+        return ""
+    if "messages" not in _input_fields(found):
+        return "the graph's input has no 'messages', a list of chat messages"
+    if isinstance(found.channels["messages"], LastValue):
+        return "the graph's 'messages' need a reducer, such as add_messages"
+    if isinstance(found.checkpointer, BaseCheckpointSaver):
+        try:
+            await found.checkpointer.aget_tuple(
+                {"configurable": {"thread_id": "", "checkpoint_ns": ""}}
+            )
+        except NotImplementedError:
+            return "its checkpointer has no async methods; leave it out and set DATABASE_URL"
+    return ""
+
+
+def _input_fields(graph: Graph) -> set[str]:
+    builder = getattr(graph, "builder", None)
+    if isinstance(builder, StateGraph):
+        return set(get_type_hints(builder.input_schema)) & set(graph.channels)
+    return set()
+
+
+def as_graph(runnable: Runnable[Any, Any]) -> Graph:
+    """Return a graph of one node that awaits the Runnable and keeps its answer as a message.
+
+    The Runnable is given ``{"messages": [...]}`` with the whole conversation, or the list alone if
+    it begins with a chat model. An answer that is neither text nor messages is kept as its JSON.
+    """
+    takes_list = False
+    with suppress(TypeError):  # of a Runnable that does not say what it takes
+        takes_list = runnable.InputType == FakeListChatModel(responses=[]).InputType
+
+    async def run(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        messages = state["messages"]
+        given = messages if takes_list else {"messages": messages}
+        return {"messages": _answer(await runnable.ainvoke(given, config))}
+
+    graph = StateGraph(MessagesState).add_node("run", run).add_edge(START, "run")
+    # LangGraph hands an inner graph the store of the outer one.
+    return graph.compile(store=getattr(_graph_in(runnable), "store", None))
+
+
+def _answer(output: Any) -> Any:
+    match output:
+        case None:
+            return []
+        case BaseMessage() | [BaseMessage(), *_]:
+            return output
+        case {"messages": [*messages]}:
+            return messages
+    return AIMessage(as_text(output))
+
+
+def _graph_in(runnable: Any) -> Graph | None:
+    """Find the graph that a Runnable wraps, as ``with_retry`` and sequences do."""
+    if isinstance(runnable, Pregel):
+        return runnable
+    inner = [getattr(runnable, "bound", None), *getattr(runnable, "steps", ())]
+    return next(filter(None, (_graph_in(each) for each in inner if each is not None)), None)

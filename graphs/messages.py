@@ -1,0 +1,173 @@
+"""What LangChain's messages hold, in one form: text, reasoning, tool calls, results, as JSON.
+
+Providers differ in all of it. Nothing in here knows graphs, threads or events.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langgraph.types import Command
+from pydantic_core import to_jsonable_python
+
+USAGE = ("input_tokens", "output_tokens", "total_tokens")
+"""The counts that a run reports, as LangChain's usage metadata names them."""
+
+STATUS = "closed_as"
+"""The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
+
+
+def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
+    """Return a message's tool calls, also those with unusable arguments: providers count them."""
+    if not isinstance(message, AIMessage):
+        return []
+    return [dict(call) for call in (*message.tool_calls, *message.invalid_tool_calls)]
+
+
+def messages_in(update: Any) -> Iterator[BaseMessage]:
+    """Yield the messages in what nodes wrote, whatever the state's key is."""
+    match update:
+        case BaseMessage():
+            yield update
+        case dict():
+            for value in update.values():
+                yield from messages_in(value)
+        case list() | tuple():
+            for value in update:
+                yield from messages_in(value)
+
+
+def pieces_of(message: AIMessage) -> Iterator[tuple[str, str]]:
+    """Yield what a message or chunk shows, as pairs of event type and text.
+
+    Content is a string, or blocks that differ by provider. Reasoning is a block or, from
+    OpenAI-compatible servers, an extra field; a refusal is the answer's text.
+    """
+    extra = message.additional_kwargs
+    if extra:
+        if reasoning := _joined(extra.get("reasoning_content") or extra.get("reasoning")):
+            yield "reasoning_delta", reasoning
+        if refusal := _joined(extra.get("refusal")):
+            yield "text_delta", refusal
+    if isinstance(message.content, str):
+        if message.content:
+            yield "text_delta", message.content
+        return
+    for block in message.content:
+        match block:
+            case str(text) | {"type": "text" | "output_text", "text": str(text)}:
+                type_ = "text_delta"
+            case {"type": "refusal", "refusal": str(text)}:
+                type_ = "text_delta"
+            case {"type": "reasoning" | "thinking" | "reasoning_content"}:
+                type_, text = "reasoning_delta", _joined(block)
+            case _:
+                continue
+        if text:
+            yield type_, text
+
+
+def _joined(value: Any) -> str:
+    """Return the text in a provider's reasoning: a string, a list of pieces, or an object."""
+    match value:
+        case str():
+            return value
+        case list():
+            return "".join(map(_joined, value))
+        case dict():
+            keys = ("reasoning", "thinking", "reasoning_content", "text", "summary", "content")
+            return next(filter(None, (_joined(value.get(key)) for key in keys)), "")
+    return ""
+
+
+def text_of(message: AIMessage) -> str:
+    return "".join(text for type_, text in pieces_of(message) if type_ == "text_delta")
+
+
+NORMAL_STOPS = {
+    *("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed"),
+    *("tool_calls", "tool_use", "function_call", "pause_turn", "refusal", "finish_reason_stop"),
+}
+LENGTH = {"length", "max_tokens", "max_output_tokens", "model_length"}
+
+
+def finish_reason(metadata: Mapping[str, Any]) -> str | None:
+    """Return why a model stopped, None for a normal stop."""
+    incomplete = metadata.get("incomplete_details") or {}
+    reason = incomplete.get("reason") or next(
+        (metadata[k] for k in ("finish_reason", "stop_reason", "done_reason") if metadata.get(k)),
+        None,
+    )
+    if not isinstance(reason, str) or reason.lower() in NORMAL_STOPS:
+        return None
+    return "length" if reason.lower() in LENGTH else reason
+
+
+def tool_message_in(call_id: str, output: Any) -> ToolMessage | None:
+    """Find the tool message in what a tool returned: itself, or in a Command's update."""
+    match output:
+        case ToolMessage():
+            return output
+        case Command(update={"messages": [*items]}) | [*items]:
+            found = (tool_message_in(call_id, item) for item in items)
+            return next((each for each in found if each and each.tool_call_id == call_id), None)
+    return None
+
+
+def result_of(output: Any) -> dict[str, Any]:
+    """Return status and result of a tool's output, status and message of a failed one.
+
+    A result is an object: what is none is its ``content``, as text.
+    """
+    if isinstance(output, ToolMessage):
+        if output.status == "error":
+            status = output.additional_kwargs.get(STATUS, "error")
+            return {"status": status, "message": str(output.text)}
+        output = str(output.text) if isinstance(output.content, str) else output.content
+    shown = jsonable(parsed(output))
+    if not isinstance(shown, dict):
+        shown = {"content": as_text(output)}
+    return {"status": "ok", "result": shown}
+
+
+def input_of(given: Any) -> dict[str, Any]:
+    """Return a call's arguments as an object; ``{"arguments": text}`` if they are none."""
+    if given is None or given == "":
+        return {}
+    shown = jsonable(parsed(given))
+    return shown if isinstance(shown, dict) else {"arguments": as_text(given)}
+
+
+def parsed(value: Any) -> Any:
+    """Return the JSON in a text; any other text and value as it is."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(value) if isinstance(value, str) else value
+    return value
+
+
+def whole(text: str) -> str:
+    """Join the halves of surrogate pairs; what is left of one has no UTF-8 and is replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def as_text(value: Any) -> str:
+    """Return text as itself and anything else as its JSON."""
+    return value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
+
+
+def jsonable(value: Any) -> Any:
+    """Return the value as JSON can carry it: models and dates as their fields, NaN as its name."""
+    try:
+        return json.loads(json.dumps(value, default=_plain), parse_constant=str)
+    except (TypeError, ValueError):  # odd keys, a circle
+        return str(value)
+    except RecursionError:  # which its text would raise, too
+        return f"<{type(value).__name__}>"
+
+
+def _plain(value: Any) -> Any:
+    return to_jsonable_python(value, fallback=str, bytes_mode="base64")
