@@ -1,0 +1,60 @@
+"""A thread as a client sees it: its messages as plain objects.
+
+Nothing in here knows events or runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+
+from graphs.messages import USAGE, calls_of, input_of, pieces_of, result_of, text_of
+from threads.repair import CLOSING, ENDED
+
+
+def document(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
+    """Return a thread's messages as plain objects, as the contract's thread document has them."""
+    shown = []
+    tools: dict[str, str] = {}
+    for message in history:
+        # An id may come again in a later turn, for another tool.
+        tools.update((call["id"], call["name"]) for call in calls_of(message))
+        match message:
+            case HumanMessage():
+                found = {"role": "user", "id": message.id, "content": str(message.text)}
+            case AIMessage():
+                found = _assistant(message)
+            case ToolMessage(tool_call_id=call_id):
+                tool = tools.get(call_id) or message.name or ""
+                found = {
+                    "role": "tool",
+                    "tool": tool,
+                    "tool_call_id": call_id,
+                    **result_of(message),
+                }
+            case _:
+                continue
+        shown.append({key: value for key, value in found.items() if value is not None})
+    return shown
+
+
+def _assistant(message: AIMessage) -> dict[str, Any]:
+    pieces = [*pieces_of(message)]
+    metadata, usage = message.response_metadata, message.usage_metadata
+    ended = metadata.get(ENDED) or {}
+    calls = [
+        {"tool_call_id": call["id"], "tool": call["name"], "input": input_of(call["args"])}
+        for call in calls_of(message)
+    ]
+    return {
+        "role": "assistant",
+        "id": message.id,
+        "content": "" if metadata.get(CLOSING) else text_of(message),
+        "tool_calls": calls or None,
+        "reasoning": "".join(text for type_, text in pieces if type_ == "reasoning_delta") or None,
+        "usage": {name: usage.get(name) or 0 for name in USAGE} if usage else None,
+        "ended": ended.get("reason"),
+        "error": ended.get("error"),
+    }

@@ -1,0 +1,130 @@
+"""Checkpoints in memory: the newest of each thread alone, and of so many threads.
+
+A checkpoint has the whole conversation, so to keep each of a thread's would take memory that
+grows with the square of its length. Nothing in here knows events or runs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from langchain_core.messages import ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+COUNTERS = "counters_since_delta_snapshot"
+"""In the metadata of a checkpoint: a channel's value is spread over the checkpoints before it."""
+
+
+class Serializer(JsonPlusSerializer):
+    """LangGraph's serializer, which leaves out a tool's artifact that cannot be saved."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        try:
+            return super().dumps_typed(obj)
+        except TypeError:
+            return super().dumps_typed(_without_artifacts(obj))
+
+
+def _without_artifacts(value: Any) -> Any:
+    match value:
+        case ToolMessage():
+            return value.model_copy(update={"artifact": None})
+        case list():
+            return [_without_artifacts(each) for each in value]
+        case dict():
+            return {key: _without_artifacts(each) for key, each in value.items()}
+    return value
+
+
+class Memory(InMemorySaver):
+    """LangGraph's own memory, which keeps one checkpoint a thread and ``max_threads`` threads.
+
+    ``put`` drops the checkpoint before, and the channel values that it alone used. If there are
+    too many threads, the one used longest ago is forgotten first, never one that is `in_use`.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        super().__init__(serde=Serializer())
+        self._max_threads = max_threads
+        self._users: OrderedDict[str, int] = OrderedDict()
+        """How many runs use each thread, the thread used longest ago first."""
+        self._paused: defaultdict[str, set[str]] = defaultdict(set)
+        """The subgraphs of each thread that saved a checkpoint since the thread itself did."""
+
+    def knows(self, thread_id: str) -> bool:
+        return thread_id in self.storage
+
+    @contextmanager
+    def in_use(self, thread_id: str) -> Iterator[None]:
+        """Keep the thread for now; at the end forget idle threads if there are too many."""
+        self._users[thread_id] = self._users.get(thread_id, 0) + 1
+        self._users.move_to_end(thread_id)
+        try:
+            yield
+        finally:
+            self._users[thread_id] -= 1
+            excess = max(0, len(self._users) - self._max_threads)
+            idle = (each for each, users in self._users.items() if not users)
+            for each in [*islice(idle, excess)]:
+                self.delete_thread(each)
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        # The parent class would make a thread known by looking for it.
+        known = self.knows(config["configurable"]["thread_id"])
+        return super().get_tuple(config) if known else None
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        thread_id, namespace = (config["configurable"][k] for k in ("thread_id", "checkpoint_ns"))
+        saved = super().put(config, checkpoint, metadata, new_versions)
+        if COUNTERS not in metadata:
+            self._drop(thread_id, namespace, checkpoint["id"], checkpoint["channel_versions"])
+        if namespace:
+            self._paused[thread_id].add(namespace)
+            return saved
+        # A subgraph that runs for one task has the task's id in its namespace. It saves only when
+        # it pauses, and then before its thread does.
+        paused = self._paused.pop(thread_id, set())
+        for each in [*self.storage[thread_id]]:
+            if ":" in each and each not in paused:
+                self._drop(thread_id, each)
+        return saved
+
+    def delete_thread(self, thread_id: str) -> None:
+        for namespace in [*self.storage.get(thread_id, ())]:
+            self._drop(thread_id, namespace)
+        self.storage.pop(thread_id, None)
+        self._paused.pop(thread_id, None)
+        if not self._users.get(thread_id):
+            self._users.pop(thread_id, None)
+
+    def _drop(
+        self, thread_id: str, namespace: str, keep: str = "", kept: ChannelVersions | None = None
+    ) -> None:
+        """Drop the checkpoints of a namespace but ``keep``, whose channel versions are ``kept``."""
+        checkpoints = self.storage[thread_id][namespace]
+        for id_ in [each for each in checkpoints if each != keep]:
+            versions = self.serde.loads_typed(checkpoints.pop(id_)[0])["channel_versions"]
+            self.writes.pop((thread_id, namespace, id_), None)
+            for channel, version in versions.items():
+                if version != (kept or {}).get(channel):
+                    self.blobs.pop((thread_id, namespace, channel, version), None)
+        if not checkpoints:
+            del self.storage[thread_id][namespace]

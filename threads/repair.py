@@ -1,0 +1,209 @@
+"""Leave a thread so that its next turn works, and rewind it.
+
+Every model provider refuses a history in which a tool call has no result, and some refuse two
+user messages in a row, or a user message right after a tool's. A run that is stopped or fails
+leaves such histories behind. `settle` repairs them. Nothing in here knows events or runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, cast
+from uuid import uuid4
+
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    ToolMessage,
+    convert_to_messages,
+)
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import END, START
+from langgraph.pregel import Pregel
+from langgraph.types import Overwrite, StateSnapshot
+
+from graphs.messages import STATUS, calls_of
+
+Graph = Pregel[Any, Any, Any, Any]
+
+LEFT_OPEN = {
+    "interrupted": "The run waits for a person; the tool starts again when the run goes on.",
+    "cancelled": "The run ended before the tool did.",
+    "error": "The model's arguments are not a JSON object, so the tool did not start.",
+}
+"""What is said of a tool call that nothing but the run's end closes, by the call's status."""
+
+ENDED = "turn_ended"
+"""The key in an AI message's response_metadata that says why its turn did not complete."""
+
+CLOSING = "closes_turn"
+"""The key in the response_metadata of an AI message that stands for a missing answer."""
+
+NO_ANSWER = "…"
+"""The text of such a message: providers refuse an empty one."""
+
+
+def config_of(thread: str, namespace: str = "") -> RunnableConfig:
+    """Return the config of a thread, or of a subgraph in it."""
+    return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace}}
+
+
+def history_of(state: StateSnapshot) -> list[AnyMessage]:
+    """Return the thread's messages, oldest first."""
+    return cast(list[AnyMessage], convert_to_messages(state.values.get("messages") or []))
+
+
+def waits(graph: Graph, state: StateSnapshot) -> bool:
+    """Whether the thread waits for a person: at an interrupt or at a static breakpoint."""
+    breakpoints = [*graph.interrupt_before_nodes, *graph.interrupt_after_nodes]
+    return bool(state.next and (state.interrupts or breakpoints))
+
+
+async def settle(
+    graph: Graph,
+    config: RunnableConfig,
+    unsaved: Sequence[AnyMessage] = (),
+    outputs: Mapping[str, ToolMessage] | None = None,
+    ended: dict[str, Any] | None = None,
+) -> list[AnyMessage]:
+    """Leave the thread so that its next turn works, and return its messages.
+
+    The step that the graph would have taken next is dropped. ``unsaved`` are messages that the
+    user saw and the graph may not have kept, ``outputs`` what finished tools returned, by tool
+    call id. ``ended`` says why the turn did not complete: ``{"reason", "error"}``.
+    """
+    state = await graph.aget_state(config, subgraphs=True)
+    for task in state.tasks:
+        # A subgraph may have a memory of its own, which its next call goes on from.
+        if isinstance(task.state, StateSnapshot) and "messages" in task.state.values:
+            inner = task.state.config["configurable"]
+            await settle(graph, config_of(inner["thread_id"], inner["checkpoint_ns"]))
+    if state.next:
+        if ended is None and not waits(graph, state):
+            ended = {"reason": "shutdown"}  # The process that ran the turn died.
+        await graph.aupdate_state(config, None, as_node=END)
+        state = await graph.aget_state(config)
+    history = history_of(state)
+    repaired = repair(history, unsaved, outputs or {}, ended)
+    if len(repaired) != len(history) or any(map(_differ, repaired, history)):
+        await write(graph, config, repaired)
+    return repaired
+
+
+async def rewind(
+    graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage], message_id: str
+) -> list[AnyMessage]:
+    """Drop a message of a settled thread and all after it; return the messages that are left."""
+    kept = [*takewhile(lambda message: message.id != message_id, history)]
+    await write(graph, config, kept)
+    return kept
+
+
+async def write(graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage]) -> None:
+    """Make these the thread's messages, whatever the graph's reducer is, and run nothing on them."""
+    node = START
+    if not config["configurable"]["checkpoint_ns"]:
+        # A node with conditional edges would have their functions called.
+        branches = getattr(getattr(graph, "builder", None), "branches", {})
+        plain = (name for name in graph.nodes if name != START and name not in branches)
+        node = next(plain, START)
+    await graph.aupdate_state(config, {"messages": Overwrite([*history])}, as_node=node)
+    await graph.aupdate_state(config, None, as_node=END)
+
+
+def repair(
+    history: Sequence[AnyMessage],
+    unsaved: Iterable[AnyMessage] = (),
+    outputs: Mapping[str, ToolMessage] | None = None,
+    ended: dict[str, Any] | None = None,
+) -> list[AnyMessage]:
+    """Return the history as every provider takes it: see `settle`."""
+    known = {message.id for message in history}
+    missing = [message for message in unsaved if message.id not in known]
+    questions = [message for message in missing if message.type == "human"]
+    answers = [message for message in missing if message.type != "human"]
+    repaired = [*close_calls([*history, *questions], outputs), *answers]
+    if repaired and (repaired[-1].type != "ai" or calls_of(repaired[-1])):
+        closing = {CLOSING: True}
+        repaired.append(AIMessage(NO_ANSWER, id=str(uuid4()), response_metadata=closing))
+    if repaired and ended:
+        last = repaired[-1]
+        marked = {**last.response_metadata, ENDED: ended}
+        repaired[-1] = last.model_copy(update={"response_metadata": marked})
+    return repaired
+
+
+def unanswered(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
+    """Return the tool calls of the history that have no result."""
+    return [call for message, results in _groups(history) for call in _open(message, results)]
+
+
+def close_calls(
+    history: Sequence[AnyMessage], outputs: Mapping[str, ToolMessage] | None = None
+) -> Iterator[AnyMessage]:
+    """Yield the history with a result for each of its tool calls, right behind their message."""
+    for message, results in _groups(history):
+        message = _sound(message)
+        yield message
+        yield from results
+        for call in _open(message, results):
+            yield (outputs or {}).get(call["id"]) or _closing(call)
+
+
+def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[ToolMessage]]]:
+    """Yield each message with the tool messages that follow it, if it has tool calls."""
+    position = 0
+    while position < len(history):
+        message = history[position]
+        position += 1
+        results: list[ToolMessage] = []
+        while calls_of(message) and position < len(history):
+            result = history[position]
+            if not isinstance(result, ToolMessage):
+                break
+            results.append(result)
+            position += 1
+        yield message, results
+
+
+def _open(message: AnyMessage, results: Sequence[ToolMessage]) -> Iterator[dict[str, Any]]:
+    # Counted, since a model may give two calls of one message the same id.
+    answered = Counter(result.tool_call_id for result in results)
+    for call in calls_of(message):
+        if answered[call["id"]]:
+            answered[call["id"]] -= 1
+        else:
+            yield call
+
+
+def _sound(message: AnyMessage) -> AnyMessage:
+    """Return the message with an id for each call and objects for arguments.
+
+    A result has to name its call, and some servers parse the arguments of old calls again.
+    """
+    calls = calls_of(message)
+    if all(call["id"] and isinstance(call["args"], dict) for call in calls):
+        return message
+    for call in calls:
+        call["id"] = call["id"] or f"call_{uuid4().hex}"
+        if not isinstance(call["args"], dict):
+            call["args"] = {"arguments": call["args"]}
+    return message.model_copy(update={"tool_calls": calls, "invalid_tool_calls": []})
+
+
+def _closing(call: Mapping[str, Any]) -> ToolMessage:
+    status = "error" if call["type"] == "invalid_tool_call" else "cancelled"
+    return ToolMessage(
+        LEFT_OPEN[status],
+        id=str(uuid4()),
+        name=call["name"],
+        tool_call_id=call["id"],
+        status="error",
+        additional_kwargs={STATUS: status},
+    )
+
+
+def _differ(one: AnyMessage, other: AnyMessage) -> bool:
+    return one is not other
