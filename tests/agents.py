@@ -11,7 +11,6 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import interrupt
 from pydantic import BaseModel
 
@@ -85,7 +84,6 @@ class Bare(Runnable[Any, str]):
 
 
 bare = Bare()
-remote = RemoteGraph("agent", url="http://127.0.0.1:9")
 
 model = FakeListChatModel(responses=["Hello"])
 retrying = model.with_retry()

@@ -1,8 +1,9 @@
-"""Agents that this project did not write, and the translation's second source."""
+"""Agents that this project did not write, and what holds for any script of a model."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import operator
 import os
 from collections.abc import Awaitable, Callable
@@ -16,21 +17,25 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import AIMessageChunk
 from langchain_core.tools import tool
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command
 
-from agent import Agent, ToolScope, Translator, Turn, stream_events, stream_parts
-from app import Asked, Run, Settings
-from events import MemoryStore, StreamEvent
-from tests.client import check, kinds
+from agent import Agent
+from app import Settings
+from events import Asked
+from runs.registry import AnyRun, MemoryStore, Registry
+from tests.client import FRAME, check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, loop_graph
 from tests.test_agent import add, approve, broken, of, picky, report, shout, text_of, usage
 from tests.upstream import lacks_a_result
 
 Start = Callable[..., Awaitable[Server]]
+
+HANDLED = "Error: ValueError('secret-sauce')\n Please fix your mistakes."
+HANDLED_ODD = HANDLED.replace("ValueError", "RuntimeError")
+"""What a ToolNode that handles errors gives its model, and so its reader."""
 
 
 async def test_create_agent_with_a_person_in_the_loop(start: Start) -> None:
@@ -164,7 +169,7 @@ async def test_a_graph_that_only_appends_keeps_its_threads_in_order(start: Start
     assert (await server.run("three", thread_id="t"))[-2]["content"] == "Hello."
     _, thread = await server.call("GET", "/api/threads/t")
     assert [(m["role"], m.get("content") or m.get("message", "")) for m in thread["messages"]] == [
-        *(("user", "one"), ("assistant", ""), ("tool", "The tool failed.")),
+        *(("user", "one"), ("assistant", ""), ("tool", HANDLED)),
         *(("assistant", "It failed."), ("user", "two"), ("assistant", "Half")),
         *(("user", "three"), ("assistant", "Hello.")),
     ]
@@ -224,13 +229,13 @@ async def test_a_result_that_cannot_be_told_is_a_failure_where_it_happened(start
     events = await server.run("go", thread_id="t")
     assert kinds(events)[2:] == ["tool_call", "tool_result", "text_delta", "final_answer", "done"]
     [result] = of(events, "tool_result")
-    assert (result["status"], result["message"]) == ("error", "The tool failed.")
+    assert (result["status"], result["message"]) == ("error", HANDLED_ODD)
     [told] = [
         m
         for m in (await server.call("GET", "/api/threads/t"))[1]["messages"]
         if m["role"] == "tool"
     ]
-    assert (told["status"], told["message"]) == ("error", "The tool failed.")
+    assert (told["status"], told["message"]) == ("error", HANDLED_ODD)
 
 
 async def test_a_call_without_an_id_does_not_break_its_thread(start: Start) -> None:
@@ -243,63 +248,6 @@ async def test_a_call_without_an_id_does_not_break_its_thread(start: Start) -> N
     server = await start(Agent(graph, "x"))
     await server.run("one", thread_id="t")
     assert (await server.run("two", thread_id="t"))[-2]["content"] == "Hello."
-
-
-# ------------------------------------------------------------------------------------- two sources
-
-
-def scripts() -> dict[str, tuple[list[list[Any]], list[Any], dict[str, Any]]]:
-    thought = AIMessageChunk(content="", additional_kwargs={"reasoning_content": "hm"})
-    parallel = [*call("add", '{"a": 1, "b": 2}', "c1"), *call("shout", '{"text": "x"}', "c2", 1)]
-    return {
-        "text": ([[thought, "a", "b", usage(2)]], [], {}),
-        "tools": ([["x", *parallel], ["done"]], [add, shout], {}),
-        "unknown": ([call("nope", '{"x": 1}', "c1"), ["ok"]], [add], {}),
-        "broken arguments": ([call("shout", "not json", "c1")], [shout], {}),
-        "cut arguments": ([call("shout", '{"text":', "c1"), ["ok"]], [shout], {}),
-        "refused": ([call("picky", '{"n": 1}', "c1"), ["ok"]], [picky], {}),
-        "handled": ([call("broken", "{}", "c1"), ["ok"]], [broken], {"handle_tool_errors": True}),
-        "raised": ([call("broken", "{}", "c1")], [broken], {}),
-        "progress": ([call("report", "{}", "c1"), ["ok"]], [report], {}),
-        "interrupt": ([call("approve", '{"what": "x"}', "c1")], [approve], {}),
-    }
-
-
-ONLY_PARTS = {"tool_progress"}
-"""What the second source cannot tell."""
-
-
-@pytest.mark.parametrize("name", scripts())
-@pytest.mark.parametrize("streams", [True, False])
-async def test_both_sources_tell_the_same_events(name: str, streams: bool) -> None:
-    told = []
-    for source in (stream_parts, stream_events):
-        script, tools, options = scripts()[name]
-        model = ScriptedModel(script=script, streams=streams)
-        graph = loop_graph(model, tools, **options).copy({"checkpointer": InMemorySaver()})
-        translator = Translator(ToolScope())
-        config = {"configurable": {"thread_id": "t"}, "callbacks": [translator.scope]}
-        translate = translator.translate if source is stream_parts else translator.translate_event
-        events: list[StreamEvent] = []
-        try:
-            async for part in source(graph, {"messages": [("user", "go")]}, config):
-                events += translate(part)
-        except RuntimeError:
-            assert name == "raised"
-        history = (await graph.aget_state(config)).values["messages"]
-        if name != "raised":
-            events += translator.finish(history)
-        events += translator.never_started()
-        rows = [event.to_dict() for event in events if event.type not in ONLY_PARTS]
-        names: dict[str, int] = {}
-        for row in rows:
-            if "message_id" in row:
-                row["message_id"] = names.setdefault(row["message_id"], len(names))
-            for pending in row.get("interrupts", ()):
-                del pending["id"]
-        told.append((rows, translator.usage, translator.interrupted))
-    assert told[0] == told[1]
-    assert told[0][0]
 
 
 # -------------------------------------------------------------------------------------- properties
@@ -346,7 +294,7 @@ def test_any_script_keeps_what_always_holds(
 
     async def check_it() -> None:
         script: list[list[Any]] = []
-        run: Run | None = None
+        run: AnyRun | None = None
         for pieces, calls, failure in turns:
             steps = [*pieces]
             for index, (name, arguments, call_id) in enumerate(calls):
@@ -360,13 +308,14 @@ def test_any_script_keeps_what_always_holds(
             script.append(steps)
         model = ScriptedModel(script=[*script, ["over"], ["over"]], streams=streams)
         agent = Agent(loop_graph(model, TOOLS, handle_tool_errors=handled), "x")
-        run = Run(Asked("t", "go", None, None, ""), Settings(), MemoryStore())
-        run.end(await asyncio.wait_for(run.drive(Turn(agent, "t", "go")), 10))
+        runs = Registry(Settings(), agent, MemoryStore())
+        run = await runs.start(Asked("t", "go"))
+        await ended(run)
         check(frames(run))
         asked = len(model.asked)
         model.script[asked:] = [["fine"]]
-        after = Run(Asked("t", "and now?", None, None, ""), Settings(), MemoryStore())
-        after.end(await asyncio.wait_for(after.drive(Turn(agent, "t", "and now?")), 10))
+        after = await runs.start(Asked("t", "and now?"))
+        await ended(after)
         check(frames(after))
         assert frames(after)[-2]["content"] == "fine"
         assert lacks_a_result([as_openai(message) for message in model.asked[asked]]) is None
@@ -374,10 +323,12 @@ def test_any_script_keeps_what_always_holds(
     asyncio.run(check_it())
 
 
-def frames(run: Run) -> list[dict[str, Any]]:
-    import json
+async def ended(run: AnyRun) -> None:
+    async with asyncio.timeout(10):
+        while not run.log.closed:
+            await run.log.wait(run.log.last_id, 10)
 
+
+def frames(run: AnyRun) -> list[dict[str, Any]]:
     raw, _ = run.log.read(0, 2**30)
-    assert b"secret" not in raw
-    blocks = raw.decode("utf-8").split("\n\n")[:-1]
-    return [json.loads(block.split("\ndata: ")[1]) for block in blocks]
+    return [json.loads(data) for _, data, _ in FRAME.findall(raw)]
