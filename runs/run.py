@@ -1,0 +1,265 @@
+"""One run: its start, what may stop it, and its end, whatever happens to anybody.
+
+A run belongs to no connection. It appends its events to a log, whether anybody reads it or not.
+Nothing in here knows requests, messages or graph state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from agent import Turn
+from events import Asked, EventLog, LogFull, StreamEvent
+from graphs.failures import FAILURES
+
+STOP_S = 0.5
+"""How long a stopped graph may take to let go before its run ends without it. The contract says
+so; at shutdown a thread has as long to be settled."""
+
+SETTLE_S = 5.0
+"""How long a thread may take to be settled otherwise: longer than a database takes to reconnect."""
+
+UNREAD_GRACE_S = 5.0
+"""How long a run that nobody has read yet waits for its first reader, at least: see the contract."""
+
+FAILED = {"timeout", "too_large", "shutdown"}
+"""The reasons to stop a run that are failures; their codes have the same names."""
+
+logger = logging.getLogger("chat")
+
+
+class Limits(Protocol):
+    """How long and how large runs may be; times in seconds."""
+
+    heartbeat_s: float
+    run_timeout_s: float
+    disconnect_grace_s: float
+    shutdown_grace_s: float
+    run_ttl_s: float
+    max_runs: int
+    max_run_bytes: int
+
+
+class Run:
+    """One pass of the graph over a thread, in one task: `drive`."""
+
+    def __init__(self, run_id: str, asked: Asked, limits: Limits) -> None:
+        self.id = run_id
+        self.asked = asked
+        self.log = EventLog()
+        self.status = "running"
+        self.answer: str | None = None
+        self.turn: Turn | None = None
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._stopped_by: str | None = None
+        self._ending = False
+        self._started = self._loop.time()
+        self._first_token: float | None = None
+        self._open_calls: dict[str, str] = {}
+        """The tool of each tool call that has no result yet, by its id."""
+        self._readers = 0
+        self._was_read = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self._grace: asyncio.TimerHandle | None = None
+
+    @property
+    def question_id(self) -> str | None:
+        """The id of the user's message, None if the run answers an interrupt."""
+        question = self.turn.question if self.turn else None
+        return question.id if question else None
+
+    def document(self) -> dict[str, Any]:
+        """Return the run's state as its JSON document."""
+        return {
+            "run_id": self.id,
+            "thread_id": self.asked.thread_id,
+            "status": self.status if self.log.closed else "running",
+            "last_event_id": self.log.last_id,
+            "answer": self.answer,
+        }
+
+    def join(self) -> None:
+        """Count a reader in."""
+        self._readers += 1
+        self._was_read = True
+        if self._grace:
+            self._grace.cancel()
+
+    def leave(self) -> None:
+        """Count a reader out; after the last one the grace begins."""
+        self._readers -= 1
+        if not self._readers:
+            self._wait_for_readers(self._limits.disconnect_grace_s)
+
+    def _wait_for_readers(self, grace_s: float) -> None:
+        if not self._ending and not math.isinf(grace_s):
+            self._grace = self._loop.call_later(grace_s, self._give_up_readers)
+
+    def _give_up_readers(self) -> None:
+        logger.info("run=%s is stopped: its readers left", self.id)
+        self.stop("cancelled")
+
+    # ------------------------------------------------------------------------- start and stop
+
+    def start(self, turn: Turn, give_back: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Start the run; ``give_back`` gives its thread back before the run is done."""
+        self.turn = turn
+        self._give_back = give_back
+        limits = self._limits
+        self._append(
+            StreamEvent(
+                "start",
+                run_id=self.id,
+                thread_id=self.asked.thread_id,
+                message_id=self.question_id,
+                heartbeat_s=limits.heartbeat_s,
+                timeout_s=limits.run_timeout_s,
+            )
+        )
+        self._wait_for_readers(max(UNREAD_GRACE_S, limits.disconnect_grace_s))
+        self._timers.append(self._loop.call_later(limits.run_timeout_s, self.stop, "timeout"))
+        self._task = asyncio.create_task(self.drive(turn))
+        return self._task
+
+    def stop(self, reason: str) -> None:
+        """Stop the graph: ``cancelled`` or one of `FAILED`. The first reason counts."""
+        if self._stopped_by or self._ending:
+            return
+        self._stopped_by = reason
+        self._timers.append(self._loop.call_later(STOP_S, self._leave_graph_behind))
+        # If the run stops itself, the exception that follows closes the graph's stream.
+        if asyncio.current_task() is not self._task:
+            self._task.cancel()
+
+    def _leave_graph_behind(self) -> None:
+        if not self._ending:
+            logger.warning("run=%s ends without its graph, which does not stop", self.id)
+            self._ending = True
+            self._late_end = asyncio.create_task(self._end(None))
+            self._task.cancel()  # Again: asyncio.wait_for of Python 3.11 may lose the first one.
+
+    async def make_room(self) -> bool:
+        """Stop the run if its last reader has left it, and wait for its end; else return False."""
+        if self._readers or not self._was_read:
+            return False
+        logger.info("run=%s is stopped: its thread has a new message", self.id)
+        self.stop("cancelled")
+        while not self.log.closed:
+            await self.log.wait(self.log.last_id, self._limits.heartbeat_s)
+        return True
+
+    async def drive(self, turn: Turn) -> None:
+        """Run the graph until it ends or is stopped, then end the run."""
+        logger.info("run=%s thread=%s started", self.id, self.asked.thread_id)
+        failure: BaseException | None = None
+        try:
+            async with aclosing(turn.stream()) as events:
+                async for event in events:
+                    if self._ending:
+                        return
+                    self._append(event, self._limits.max_run_bytes)
+        except LogFull:
+            pass  # `_append` has stopped the run.
+        except (asyncio.CancelledError, Exception) as error:
+            failure = error
+        if not self._ending:
+            self._ending = True
+            await self._end(failure)
+
+    # --------------------------------------------------------------------------------- the end
+
+    async def _end(self, failure: BaseException | None) -> None:
+        """End the run, in this order."""
+        reason, error = self._outcome(failure)
+        # The thread first: its next turn may come as soon as it is given back.
+        for event in await self._settle(reason, error):
+            self._append(event)
+        # Every tool call is closed before `done`: clients wait for its result.
+        assert self.turn
+        status = "interrupted" if reason == "interrupted" else "cancelled"
+        for call_id, tool in [*self._open_calls.items()]:
+            self._append(self.turn.translator.left_open(call_id, tool, status))
+        if error:
+            self._append(error)
+        # Before `done`: whoever reads that may send the next message at once.
+        await self._give_back()
+        self._append(self._done(reason))
+        self.status = reason
+        self.log.close()
+        for timer in (*self._timers, self._grace):
+            if timer:
+                timer.cancel()
+        logger.info("run=%s ended reason=%s events=%d", self.id, reason, self.log.last_id)
+
+    def _outcome(self, failure: BaseException | None) -> tuple[str, StreamEvent | None]:
+        """Return why the run ended, and the ``error`` event if that is a failure."""
+        assert self.turn
+        stopped_by = self._stopped_by
+        if stopped_by is None and isinstance(failure, asyncio.CancelledError):
+            stopped_by = "shutdown"  # The event loop is being closed.
+        if stopped_by == "cancelled":
+            return stopped_by, None
+        if stopped_by is None and failure is None:
+            return ("interrupted" if self.turn.translator.interrupted else "completed"), None
+        found = FAILURES[stopped_by] if stopped_by else self.turn.failure(failure)
+        ref = secrets.token_hex(4)
+        logger.error(
+            "run=%s failed code=%s ref=%s",
+            *(self.id, found.code, ref),
+            exc_info=None if stopped_by else failure,
+        )
+        error = StreamEvent(
+            "error", code=found.code, message=found.message, retryable=found.retryable, ref=ref
+        )
+        return (found.code if found.code in ("timeout", "shutdown") else "error"), error
+
+    async def _settle(self, reason: str, error: StreamEvent | None) -> list[StreamEvent]:
+        assert self.turn
+        try:
+            async with asyncio.timeout(STOP_S if reason == "shutdown" else SETTLE_S):
+                return await self.turn.settle(reason, error)
+        except Exception as failure:  # noqa: BLE001  # A checkpointer may raise anything.
+            ref = secrets.token_hex(4)
+            logger.error("run=%s left its thread unsettled ref=%s", self.id, ref, exc_info=failure)
+            return []
+
+    def _done(self, reason: str) -> StreamEvent:
+        assert self.turn
+        timings = {"total_ms": self._ms(self._loop.time())}
+        if self._first_token is not None:
+            timings = {"first_token_ms": self._ms(self._first_token), **timings}
+        return StreamEvent("done", reason=reason, timings=timings, usage=self.turn.translator.usage)
+
+    def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
+        """Append the event, and note what the run's end needs of it."""
+        if event.type == "tool_result" and event.tool_call_id not in self._open_calls:
+            return  # Its call did not fit into the log.
+        try:
+            self.log.append(event, max_bytes)
+        except LogFull:
+            self.stop("too_large")
+            raise
+        match event.type:
+            case "text_delta" if self._first_token is None:
+                self._first_token = self._loop.time()
+            case "final_answer":
+                self.answer = event.content
+            case "tool_call":
+                self._open_calls[event.tool_call_id or ""] = event.tool or ""
+                logger.info("run=%s tool=%r id=%r called", self.id, event.tool, event.tool_call_id)
+                logger.debug("run=%s tool=%r input=%r", self.id, event.tool, event.input)
+            case "tool_result":
+                del self._open_calls[event.tool_call_id or ""]
+                ended = "run=%s tool=%r id=%r ended: %s"
+                logger.info(ended, self.id, event.tool, event.tool_call_id, event.status)
+                logger.debug("run=%s tool=%r result=%r", self.id, event.tool, event.result)
+
+    def _ms(self, at: float) -> int:
+        return round(1000 * (at - self._started))
