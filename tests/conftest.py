@@ -16,7 +16,8 @@ from aiohttp import web
 
 import app as app_module
 from agent import Agent
-from app import RUNS, Runs, Settings, create_app
+from app import RUNS, Settings, create_app
+from runs.registry import Registry
 from tests.client import Client
 from tests.engines import Postgres, RedisServer
 from tests.upstream import Upstream
@@ -35,7 +36,7 @@ async def listen(app: web.Application) -> tuple[web.AppRunner, str]:
 class Server(Client):
     """A client of a server in this process, whose inside can be looked at."""
 
-    runs: Runs
+    runs: Registry
 
 
 @pytest.fixture(scope="session")
@@ -87,11 +88,9 @@ async def start(log_in: dict[str, str]) -> AsyncIterator[Callable[..., Awaitable
 
         async def start(agent: Agent, **settings: Any) -> Server:
             app = create_app(replace(Settings(), **{**log_in, **settings}), agent)
-            runner, listener = await app_module.listen(app, "127.0.0.1", 0)
+            runner, url = await app_module.listen(app, "127.0.0.1", 0)
             stack.push_async_callback(runner.cleanup)
-            stack.callback(listener.close)
-            port = listener.sockets[0].getsockname()[1]
-            server = await stack.enter_async_context(Server(f"http://127.0.0.1:{port}"))
+            server = await stack.enter_async_context(Server(url))
             server.runs = app[RUNS]
             return server
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -44,7 +42,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("not UTF-8", {"data": b'{"message":"\xff"}', "headers": JSON}, 400, "invalid_json"),
     ("NaN", {"data": '{"message":NaN}', "headers": JSON}, 400, "invalid_json"),
     ("deep", {"data": "[" * 100_000, "headers": JSON}, 400, "invalid_json"),
-    ("huge number", {"data": "9" * 5000, "headers": JSON}, 400, "invalid_request"),
+    ("huge number", {"data": "9" * 5000, "headers": JSON}, 400, "invalid_json"),
     ("an array", {"json": ["message"]}, 400, "invalid_request"),
     ("null", {"json": None, "headers": JSON, "data": "null"}, 400, "invalid_request"),
     ("no message", {"json": {}}, 400, "invalid_request"),
@@ -52,18 +50,32 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("message a number", {"json": {"message": 1}}, 400, "invalid_request"),
     ("blank", {"json": {"message": " \n\u3000"}}, 400, "invalid_request"),
     ("too long", {"json": {"message": "字" * 32_001}}, 400, "invalid_request"),
-    ("half a pair", {"data": '{"message":"\\ud83d"}', "headers": JSON}, 400, "invalid_request"),
+    ("half a pair", {"data": '{"message":"\\ud83d"}', "headers": JSON}, 400, "invalid_json"),
     ("thread a number", {"json": {"message": "a", "thread_id": 1}}, 400, "invalid_request"),
     ("thread empty", {"json": {"message": "a", "thread_id": ""}}, 400, "invalid_request"),
     ("thread long", {"json": {"message": "a", "thread_id": "a" * 65}}, 400, "invalid_request"),
     ("thread odd", {"json": {"message": "a", "thread_id": "a/b\n"}}, 400, "invalid_request"),
     ("both", {"json": {"message": "a", "resume": 1}}, 400, "invalid_request"),
+    ("resume half", {"data": '{"resume":"\\ud83d"}', "headers": JSON}, 400, "invalid_json"),
     (
-        "a deep answer",
-        {"data": f'{{"thread_id":"t","resume":{"[" * 200}{"]" * 200}}}', "headers": JSON},
+        *("replaces alone", {"json": {"message": "a", "replaces": "x"}}),
         *(400, "invalid_request"),
     ),
-    ("resume half", {"data": '{"resume":"\\ud83d"}', "headers": JSON}, 400, "invalid_request"),
+    (
+        "replaces beside resume",
+        {"json": {"resume": 1, "thread_id": "t", "replaces": "x"}},
+        *(400, "invalid_request"),
+    ),
+    (
+        *("replaces a number", {"json": {"message": "a", "thread_id": "t", "replaces": 1}}),
+        *(400, "invalid_request"),
+    ),
+    (
+        "replaces what is not there",
+        {"json": {"message": "a", "thread_id": "t", "replaces": "x"}},
+        *(404, "unknown_message"),
+    ),
+    ("context a list", {"json": {"message": "a", "context": []}}, 400, "invalid_request"),
     ("resume nothing", {"json": {"resume": 1}}, 400, "nothing_to_resume"),
     (
         *("resume an idle thread", {"json": {"resume": None, "thread_id": "idle"}}),
@@ -88,18 +100,17 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
         415,
         "unsupported_media_type",
     ),
-    ("too large", {"json": {"message": "a", "x": "x" * 300_000}}, 413, "too_large"),
     (
-        "too large once unpacked",
+        "compressed",
         {
-            "data": gzip.compress(json.dumps({"message": "a", "x": "x" * 300_000}).encode()),
+            "data": gzip.compress(b'{"message":"a"}'),
             "headers": {**JSON, "Content-Encoding": "gzip"},
         },
-        *(413, "too_large"),
+        *(415, "unsupported_media_type"),
     ),
     (
-        *("not gzip", {"data": b"{}", "headers": {**JSON, "Content-Encoding": "gzip"}}),
-        *(400, "invalid_json"),
+        *("of an unknown encoding", {"data": b"{}", "headers": {**JSON, "Content-Encoding": "x"}}),
+        *(415, "unsupported_media_type"),
     ),
 ]
 
@@ -121,39 +132,15 @@ async def test_a_bad_request_is_refused(
     assert server.runs.running == 0
 
 
-GZIP, DEFLATE = gzip.compress(b'{"message":"hi"}'), zlib.compress(b'{"message":"hi"}')
-DAMAGED = [
-    *(("gzip", GZIP[:-cut]) for cut in (1, 4, 8, 9, len(GZIP))),
-    *(("deflate", DEFLATE[:-cut]) for cut in (1, 4, 6, len(DEFLATE))),
-    *(("gzip", packed) for packed in (b"{}", GZIP + b"x", GZIP[:-8] + bytes(8))),
-    ("br", b"{}"),
-]
-
-
-async def test_a_body_that_cannot_be_unpacked_is_refused_like_any_other(start: Start) -> None:
-    server = await start(echo_agent(), api_token="t")
-    origin = "http://localhost:3000"
-    for encoding, data in DAMAGED:
-        headers = {**JSON, "Content-Encoding": encoding, "Origin": origin}
-        assert (await server.call("POST", "/api/chat", data=data, headers=headers))[0] == 401
-        headers["Authorization"] = "Bearer t"
-        async with server.session.post("/api/chat", data=data, headers=headers) as response:
-            told = response.status, (await response.json())["error"]["code"]
-            assert told == (400, "invalid_json"), (encoding, data)
-            assert response.headers["Access-Control-Allow-Origin"] == origin
-    headers = {"Content-Encoding": "br"}
-    assert (await server.call("GET", "/healthz", headers=headers))[0] == 200
-
-
 async def test_the_limits_themselves_are_allowed(start: Start) -> None:
     server = await start(echo_agent())
     events = await server.run(
         "字" * 32_000, thread_id="A-z_0" + "9" * 59, headers={"Idempotency-Key": "~" * 128}
     )
     assert events[-1]["reason"] == "completed"
-    packed = gzip.compress(b'{"message":"hi","unknown":1,"thread_id":null}')
+    body = b'{"message":"hi","unknown":1,"thread_id":null}'
     async with server.session.post(
-        "/api/chat", data=packed, headers={**JSON, "Content-Encoding": "gzip"}
+        "/api/chat", data=body, headers={**JSON, "Content-Encoding": "identity"}
     ) as response:
         assert response.status == 200
 
@@ -205,7 +192,7 @@ async def test_an_unforeseen_failure_is_told_by_its_ref_alone(
     agent = echo_agent()
 
     class Failing(Agent):
-        async def messages(self, thread_id: str, unsettled: bool = False) -> None:
+        async def history(self, thread: str) -> Any:
             raise RuntimeError("secret")
 
     server = await start(Failing(agent.graph, "x"))
@@ -218,13 +205,13 @@ async def test_an_unforeseen_failure_is_told_by_its_ref_alone(
 @pytest.mark.parametrize(
     "garbage", [b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"]
 )
-async def test_what_is_not_http_gets_a_bare_400(start: Start, garbage: bytes) -> None:
+async def test_what_is_not_http_gets_a_400(start: Start, garbage: bytes) -> None:
     server = await start(echo_agent())
     reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
     writer.write(garbage + b"\r\n\r\n")
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n") or head.startswith(b"HTTP/1.0 400")
-    assert body == b""
+    assert head.startswith((b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.0 400"))
+    assert b"Traceback" not in body
     writer.close()
     await writer.wait_closed()
     assert (await server.call("GET", "/healthz"))[0] == 200
@@ -248,7 +235,7 @@ async def test_a_stream_has_the_headers_of_the_contract(start: Start) -> None:
     assert {name: stream.headers[name] for name in expected} == expected
     assert "Content-Encoding" not in stream.headers
     await stream.events()
-    assert stream.raw.startswith(b"retry: 2000\n\nid: 1\nevent: start\ndata: {")
+    assert stream.raw.startswith(b"retry: 2000\n\nevent: start\ndata: {")
     again = await server.follow(run_id)
     assert {name: again.headers[name] for name in expected} == expected
 
@@ -258,6 +245,7 @@ async def test_the_first_event_tells_the_run(start: Start) -> None:
     server = await start(echo_agent(), heartbeat_s=7, run_timeout_s=2.5)
     first = (await server.run("hi", thread_id="t"))[0]
     assert first.pop("run_id")
+    assert first.pop("message_id")
     assert first == {"type": "start", "thread_id": "t", "heartbeat_s": 7, "timeout_s": 2.5}
 
 
@@ -352,18 +340,6 @@ async def test_respond_async_names_the_stream_and_starts_the_run(start: Start) -
 
 
 # ----------------------------------------------------------------------------- life and end of runs
-
-
-@on_both
-async def test_bodies_are_equal_as_json_however_their_numbers_are_written(start: Start) -> None:
-    server = await start(echo_agent())
-    headers = {**JSON, "Idempotency-Key": "k"}
-    statuses = []
-    for number in ("10", "1e1", "10.0", "11"):
-        data = f'{{"message":"hi","a":{number},"b":12345678901234567890,"c":{"9" * 5000}}}'
-        async with server.session.post("/api/chat", data=data, headers=headers) as response:
-            statuses.append(response.status)
-    assert statuses == [200, 200, 200, 409]
 
 
 @on_both
@@ -491,13 +467,13 @@ async def test_a_question_is_remembered_however_soon_it_was_stopped(start: Start
         _, started = await server.call(
             "POST", "/api/chat", json=body, headers={"Prefer": "respond-async"}
         )
-        run = await server.runs.get(started["run_id"])
+        run = await server.runs.get(started["run_id"], "")
         for _ in range(n):
             await asyncio.sleep(0)
         run.stop("cancelled")
         await server.call("POST", f"/api/runs/{run.id}/cancel")
         _, thread = await server.call("GET", f"/api/threads/t{n}")
-        assert thread["messages"][0] == {"role": "user", "content": f"question {n}"}
+        assert thread["messages"][0]["content"] == f"question {n}"
 
 
 @on_both
@@ -565,17 +541,7 @@ async def test_a_run_that_grows_too_large_ends_within_its_bounds(start: Start) -
     events = await stream.events()
     check(events)
     assert (events[-2]["code"], events[-2]["retryable"]) == ("too_large", False)
-    assert len(stream.raw) <= 20_000 + 4096 + len(b"retry: 2000\n\n")
-
-
-async def test_what_closes_a_call_with_a_long_id_fits_into_the_bounds(start: Start) -> None:
-    script = [call("add", '{"a": 1, "b": 1}', "c" * 6000), ["never"]]
-    server = await start(scripted_agent(script), max_run_bytes=6700)
-    stream = await server.ask("hi")
-    events = await stream.events()
-    check(events)
-    assert events[-2]["code"] == "too_large"
-    assert len(stream.raw) <= 6700 + 4096 + len(b"retry: 2000\n\n")
+    assert len(stream.raw.partition(b"event: error")[0]) <= 20_000 + len(b"retry: 2000\n\n")
 
 
 @on_both
@@ -640,17 +606,6 @@ async def test_a_preflight_from_a_listed_origin_is_answered(start: Start) -> Non
         assert response.headers["Vary"] == "Origin"
 
 
-async def test_an_unknown_expectation_lets_nobody_past_the_door(start: Start) -> None:
-    server = await start(echo_agent(), api_token="t")
-    for given, statuses in (("", (401, 401)), ("Bearer t", (404, 405))):
-        headers = {"Expect": "foo", "Authorization": given}
-        told = [
-            (await server.call(method, path, headers=headers))[0]
-            for method, path in (("GET", "/api/nothing"), ("PUT", "/api/chat"))
-        ]
-        assert (*told,) == statuses
-
-
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -685,7 +640,7 @@ async def test_another_origin_is_refused_and_runs_nothing(start: Start, origin: 
             assert response.status == 403
             assert (await response.json())["error"]["code"] == "origin_not_allowed"
             assert "Access-Control-Allow-Origin" not in response.headers
-    assert not server.runs._kept
+    assert not server.runs._runs
 
 
 async def test_the_servers_own_origin_and_any_under_a_star_are_let_in(start: Start) -> None:
@@ -764,22 +719,36 @@ async def test_info_tells_what_the_page_shows(start: Start) -> None:
 )
 def test_a_bad_setting_is_named_with_what_it_wants(name: str, value: str) -> None:
     with pytest.raises(SettingError) as caught:
-        read_settings({name: value})
+        read_settings([], {name: value})
     line = str(caught.value)
     assert line.startswith(f"{name} wants ")
     assert "\n" not in line
     assert (repr(value) in line) == (name != "API_TOKEN")
 
 
+def test_every_setting_is_a_flag_that_wins_over_its_variable() -> None:
+    settings = read_settings(["--heartbeat-s", "5", "--max-runs=3"], {"HEARTBEAT_S": "7"})
+    assert (settings.heartbeat_s, settings.max_runs) == (5, 3)
+    for arguments, expected in (
+        (["--heartbeat-s", "0"], "--heartbeat-s wants a number of seconds above 0, got '0'"),
+        (["--api-token", "with space"], "--api-token wants visible ASCII characters, got someth"),
+        (["--heart", "5"], "unrecognized arguments: --heart 5"),
+        (["--port"], "argument --port: expected one argument"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            read_settings(arguments, {})
+        assert str(caught.value).startswith(expected)
+
+
 def test_settings_are_read_and_empty_ones_count_as_unset() -> None:
     environ = {"PORT": "0", "DISCONNECT_GRACE_S": "inf", "HEARTBEAT_S": "0.5", "API_TOKEN": ""}
     environ["CORS_ORIGINS"] = "https://a.example, http://B.example:8080"
-    settings = read_settings(environ)
+    settings = read_settings([], environ)
     assert (settings.port, settings.disconnect_grace_s) == (0, float("inf"))
     assert settings.heartbeat_s == 0.5
     assert settings.api_token == ""
     assert settings.cors_origins == {"https://a.example", "http://b.example:8080"}
-    assert read_settings({}) == Settings()
+    assert read_settings([], {}) == Settings()
 
 
 def test_kinds_joins_repeated_deltas_alone() -> None:

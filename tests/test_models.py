@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent import Agent, built_in
+from agent import Agent
+from builtin.agent import built_in
 from tests.client import check, kinds
 from tests.conftest import ROOT, Server
 from tests.upstream import CUT, STALL, Upstream, text, tool_call
@@ -21,9 +22,8 @@ CALCULATE = {"name": "calculate", "arguments": '{"expression": "6 * 7"}'}
 
 
 def openai_agent(upstream_url: str) -> Agent:
-    return built_in(
-        docs=ROOT / "README.md", tokens_per_s=0, base_url=upstream_url, api_key="k", model="m"
-    )
+    graph, model = built_in(ROOT / "README.md", 0, "k", upstream_url, "m")
+    return Agent(graph, "built-in", model)
 
 
 async def test_a_tool_call_in_fragments_is_run_and_answered(
