@@ -24,7 +24,15 @@ import re
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
@@ -65,6 +73,11 @@ GARBAGE = 10_000
 
 BACKLOG = 1024
 """How many connections may wait to be accepted; Linux caps it at its own 4096."""
+
+WRITE_EVERY_S = 1 / 60
+BURST_S = 20 * WRITE_EVERY_S
+"""A token bucket for each reader: after twenty quick writes it is written to as often as a screen
+is drawn, and what comes in between goes out together. A fast model's token costs a fifth less."""
 
 HEARTBEAT = encode_comment("heartbeat")
 
@@ -229,7 +242,7 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Setti
         default = each.default
         shown = ", ".join(default) if isinstance(default, frozenset) else default
         about = f"{each.metadata['about']} [{shown}]" if shown != "" else each.metadata["about"]
-        parser.add_argument(_flag(each.name), metavar="…", help=about)
+        parser.add_argument(_flag(each.name), metavar=each.name.upper(), help=about)
     flags = vars(parser.parse_args(arguments))
     values = {}
     for each in fields(Settings):
@@ -639,7 +652,7 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
 
     Source: WHATWG HTML, "Server-sent events".
     """
-    log, settings = run.log, request.app[SETTINGS]
+    log, settings, loop = run.log, request.app[SETTINGS], asyncio.get_running_loop()
     if log.closed and after == log.last_id and after:
         return web.Response(status=204)
     response = web.StreamResponse(
@@ -658,12 +671,15 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
         writer = await response.prepare(request)
         assert isinstance(writer, StreamWriter)
         hold_little(request.transport)
-        block = encode_retry()
+        block, due = encode_retry(), 0.0
         while True:
             frames, after = log.read(after, WRITE_BYTES)
             if block or frames:
                 await send(request, writer, block + frames, settings.send_timeout_s)
-                block = b""
+                block, now = b"", loop.time()
+                due = max(due, now - BURST_S) + WRITE_EVERY_S
+                if due > now and after == log.last_id and not log.closed:
+                    await asyncio.sleep(due - now)
             elif log.closed:
                 break
             elif not await log.wait(after, settings.heartbeat_s):
@@ -855,7 +871,7 @@ def main() -> None:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
         logger.setLevel(settings.log_level.upper())
         found = find(settings.agent) if settings.agent else None
-        asyncio.Runner(loop_factory=loop_factory()).run(serve(settings, found))
+        run_to_the_end(serve(settings, found))
     except (SettingError, AgentError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -865,14 +881,25 @@ def main() -> None:
     os._exit(0)
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's factory if it is installed: a token takes less time there."""
+def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
+    """Run the event loop until the server has shut down: uvloop's, if it is installed."""
+    loop: asyncio.AbstractEventLoop
     try:
         import uvloop
+
+        loop = uvloop.new_event_loop()  # A token takes less time there.
     except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+        loop = asyncio.new_event_loop()
+    task = loop.create_task(serving)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Before `serve` listens to signals this is Ctrl-C. After that a tool or a node has
+            # raised it: asyncio then leaves the loop, which other runs still need.
+            if task.done() or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                raise
+            logger.warning("a tool or a node raised %s", type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -38,22 +38,26 @@ def find(spec: str) -> Any:
 
     Raises AgentError.
     """
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise AgentError(f"AGENT wants module:attribute, got {spec!r}")
+    wants = f"AGENT wants module:attribute, got {spec!r}"
+    name, _, attribute = spec.partition(":")
+    if not name or not attribute:
+        raise AgentError(wants)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    if name.partition(".")[0] in _hidden():
+        raise _taken(spec)
     try:
-        if module_name.partition(".")[0] in _hidden():
-            raise ImportError
-        return attrgetter(attribute)(importlib.import_module(module_name))
+        module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ImportError | AttributeError) and (names := _hidden()):
-            raise AgentError(
-                f"AGENT {spec!r} cannot be loaded: the server's own modules have the names of "
-                f"yours here ({', '.join(names)}); rename yours"
-            ) from error
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise AgentError(f"{wants}: {error}") from error
+        if isinstance(error, ImportError | AttributeError) and _hidden():
+            raise _taken(spec) from error
         raise _failed(spec, error) from error
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError as error:
+        raise AgentError(f"{wants}: {error}") from error
 
 
 def _hidden() -> list[str]:
@@ -61,6 +65,13 @@ def _hidden() -> list[str]:
     here = {path.stem for path in Path.cwd().iterdir() if path.is_dir() or path.suffix == ".py"}
     own = (name for name in here if Path(_file_of(name)).is_relative_to(HERE))
     return [] if Path.cwd() == HERE else sorted(own)
+
+
+def _taken(spec: str) -> AgentError:
+    return AgentError(
+        f"AGENT {spec!r} cannot be loaded: the server's own modules have the names of yours here "
+        f"({', '.join(_hidden())}); rename yours"
+    )
 
 
 def _file_of(module: str) -> str:

@@ -62,8 +62,8 @@ class Run:
         self._ending = False
         self._started = self._loop.time()
         self._first_token: float | None = None
-        self._open_calls: dict[str, str] = {}
-        """The tool of each tool call that has no result yet, by its id."""
+        self._open_calls: dict[str, tuple[str, float]] = {}
+        """The tool of each call that has no result yet, and when it was called, by the call's id."""
         self._readers = 0
         self._was_read = False
         self._timers: list[asyncio.TimerHandle] = []
@@ -167,7 +167,7 @@ class Run:
                     self._append(event, self._limits.max_run_bytes)
         except LogFull:
             pass  # `_append` has stopped the run.
-        except (asyncio.CancelledError, Exception) as error:
+        except BaseException as error:  # noqa: BLE001  # A tool may raise SystemExit, too.
             failure = error
         if not self._ending:
             self._ending = True
@@ -184,7 +184,7 @@ class Run:
         # Every tool call is closed before `done`: clients wait for its result.
         assert self.turn
         status = "interrupted" if reason == "interrupted" else "cancelled"
-        for call_id, tool in [*self._open_calls.items()]:
+        for call_id, (tool, _) in [*self._open_calls.items()]:
             self._append(self.turn.translator.left_open(call_id, tool, status))
         if error:
             self._append(error)
@@ -196,7 +196,8 @@ class Run:
         for timer in (*self._timers, self._grace):
             if timer:
                 timer.cancel()
-        logger.info("run=%s ended reason=%s events=%d", self.id, reason, self.log.last_id)
+        ended = "run=%s ended reason=%s events=%d total_ms=%d"
+        logger.info(ended, self.id, reason, self.log.last_id, self._ms(self._loop.time()))
 
     def _outcome(self, failure: BaseException | None) -> tuple[str, StreamEvent | None]:
         """Return why the run ended, and the ``error`` event if that is a failure."""
@@ -246,19 +247,20 @@ class Run:
         except LogFull:
             self.stop("too_large")
             raise
+        now = self._loop.time()
         match event.type:
             case "text_delta" if self._first_token is None:
-                self._first_token = self._loop.time()
+                self._first_token = now
             case "final_answer":
                 self.answer = event.content
             case "tool_call":
-                self._open_calls[event.tool_call_id or ""] = event.tool or ""
-                logger.info("run=%s tool=%r id=%r called", self.id, event.tool, event.tool_call_id)
+                self._open_calls[event.tool_call_id or ""] = event.tool or "", now
+                logger.info("run=%s tool=%r called id=%r", self.id, event.tool, event.tool_call_id)
                 logger.debug("run=%s tool=%r input=%r", self.id, event.tool, event.input)
             case "tool_result":
-                del self._open_calls[event.tool_call_id or ""]
-                ended = "run=%s tool=%r id=%r ended: %s"
-                logger.info(ended, self.id, event.tool, event.tool_call_id, event.status)
+                _, called = self._open_calls.pop(event.tool_call_id or "")
+                about = (self.id, event.tool, event.status, event.tool_call_id)
+                logger.info("run=%s tool=%r %s id=%r ms=%d", *about, 1000 * (now - called))
                 logger.debug("run=%s tool=%r result=%r", self.id, event.tool, event.result)
 
     def _ms(self, at: float) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,19 @@ FAILURES = [
     (403, "model_auth", False),
     (429, "model_rate_limit", True),
     (400, "model_error", False),
-    (404, "model_error", False),
+    (404, "model_not_found", False),
     (422, "model_error", False),
     (500, "model_error", True),
     (503, "model_error", True),
-    ([*text("Hel"), CUT], "model_error", False),
+    ([*text("Hel"), CUT], "model_error", True),
     ([CUT], "model_unreachable", True),
-    ([*text("Hel"), {"error": {"message": "secret-of-the-provider"}}], "model_error", False),
-    ([{"error": {"message": "secret-of-the-provider"}}], "model_error", False),
+    ([*text("Hel"), {"error": {"message": "secret-of-the-provider"}}], "model_error", True),
+    ([{"error": {"message": "secret-of-the-provider"}}], "model_error", True),
+    ((429, {"error": {"message": "x", "code": "insufficient_quota"}}), "model_rate_limit", False),
+    ((402, {"error": {"message": "Insufficient Balance"}}), "model_rate_limit", False),
+    ((400, {"error": {"message": "x", "code": "context_length_exceeded"}}), "model_context", False),
+    ([{"error": {"message": "x", "code": 429}}], "model_rate_limit", True),
+    ([{"error": {"message": "x", "type": "overloaded_error"}}], "model_error", True),
 ]
 
 
@@ -105,8 +110,7 @@ async def test_a_failure_of_the_model_has_a_code_that_a_person_can_act_on(
     upstream.replies = [text("Fine.")]
     assert (await server.run("again", thread_id="t"))[-2]["content"] == "Fine."
     roles = [m["role"] for m in upstream.requests[-1]["messages"]]
-    began = any(e["type"] == "text_delta" for e in events)
-    assert roles == ["system", "user", *(["assistant"] * began), "user"]
+    assert roles == ["system", "user", "assistant", "user"]
 
 
 async def test_a_server_that_is_not_there_is_unreachable(start: Start) -> None:
@@ -188,9 +192,10 @@ async def test_the_next_turn_works_whatever_stopped_the_last_in_its_tools(
 
 
 async def test_the_page_is_not_kept_waiting_for_the_models_package() -> None:
-    """ChatOpenAI is imported only where it is used."""
-    source = (ROOT / "agent.py").read_text()
-    assert re.findall(r"^(?:from|import) langchain_openai", source, re.MULTILINE) == []
+    """ChatOpenAI is imported only if it is used."""
+    loaded = "import sys, app, builtin.agent; sys.exit('langchain_openai' in sys.modules)"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", loaded, cwd=ROOT)
+    assert await process.wait() == 0
 
 
 async def test_the_process_uses_the_server_that_the_environment_names(
@@ -250,6 +255,6 @@ async def test_an_answer_that_is_none_is_the_models_failure(
     failure, done = (await server.run("hi"))[-2:]
     assert (failure["code"], failure["retryable"], done["reason"]) == (
         "model_error",
-        False,
+        True,
         "error",
     )

@@ -44,8 +44,8 @@ async def test_the_questions_of_the_readme_stream_through_curl(launch: Launch) -
         *("start", "thinking", "tool_call", "tool_call", "tool_result", "tool_result"),
         *("text_delta", "final_answer", "done"),
     ]
-    assert "84" in lines[-6]
-    assert "東京" in lines[-6]
+    assert "84" in lines[-7]
+    assert "東京" in lines[-7]
 
 
 async def test_events_arrive_as_they_happen(launch: Launch) -> None:
@@ -169,7 +169,7 @@ async def test_a_reader_that_stalls_holds_up_neither_its_run_nor_shutdown(
     server = await launch(OPENAI_BASE_URL=upstream.url, MAX_RUN_BYTES=LARGE_LIMIT)
     async with SlowReader(server.url) as reader:
         stream = await server.ask("hi")
-        await reader.send(f"GET {stream.headers['Location']} HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.send(f"GET {stream.headers['Location']} HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.take(12)).endswith(b"200")
         # The other reader has it all, and the run is over.
         assert b'"reason":"completed"' in (await stream.response.read())[-1000:]
@@ -188,7 +188,7 @@ async def test_a_stalled_reader_is_dropped_and_a_slow_one_is_not(
     )
     stream = await server.ask("hi")
     await stream.response.read()
-    request = f"GET {stream.headers['Location']} HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = f"GET {stream.headers['Location']} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with SlowReader(server.url) as stalled, SlowReader(server.url) as slow:
         for reader in (stalled, slow):
             await reader.send(request)
@@ -247,7 +247,7 @@ def test_help_lists_every_setting() -> None:
     from app import Settings
 
     for name in Settings.__dataclass_fields__:
-        assert f"  {name.upper()} " in done.stdout
+        assert f"--{name.replace('_', '-')} {name.upper()}" in done.stdout
 
 
 async def test_flags_win_over_the_environment(launch: Launch) -> None:
