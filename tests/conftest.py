@@ -16,7 +16,8 @@ from aiohttp import web
 
 import app as app_module
 from agent import Agent
-from app import RUNS, Settings, create_app
+from app import RUNS, create_app
+from edge.settings import Settings
 from runs.registry import Registry
 from tests.client import Client
 from tests.engines import Postgres, RedisServer

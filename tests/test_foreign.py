@@ -22,7 +22,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command
 
 from agent import Agent
-from app import Settings
+from edge.settings import Settings
 from events import Asked
 from runs.registry import AnyRun, MemoryStore, Registry
 from tests.client import FRAME, check, kinds

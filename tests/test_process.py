@@ -244,7 +244,7 @@ def test_help_lists_every_setting() -> None:
         timeout=60,
         check=True,
     )
-    from app import Settings
+    from edge.settings import Settings
 
     for name in Settings.__dataclass_fields__:
         assert f"--{name.replace('_', '-')} {name.upper()}" in done.stdout
