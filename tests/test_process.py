@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -340,3 +341,49 @@ async def test_a_tool_that_is_slow_to_stop_does_not_hold_up_shutdown(launch: Lau
         assert await asyncio.wait_for(server.process.wait(), 30) == 0
         took.append(time.monotonic() - began)
     assert min(took) < 2
+
+
+HIDING = """
+import asyncio, socket, sys
+
+HIDDEN = {"fcntl", "termios", "resource", "pwd", "grp", "tty", "pty"}
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+def refuse(*_):
+    raise NotImplementedError
+
+sys.meta_path.insert(0, Hide())
+for name in ("TCP_NOTSENT_LOWAT", "SO_REUSEPORT"):
+    if hasattr(socket, name):
+        delattr(socket, name)
+asyncio.SelectorEventLoop.add_signal_handler = refuse
+"""
+"""A sitecustomize module, which Python imports at its start: what Windows lacks is not there."""
+
+
+async def test_it_runs_without_what_windows_lacks(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDING)
+    server = await launch(PYTHONPATH=str(tmp_path))
+    events = await server.run("6 * 7")
+    assert "42" in events[-2]["content"]
+    server.process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(server.process.wait(), 30) == 0
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.9", "3.10"])
+def test_an_older_python_gets_one_line(version: str) -> None:
+    known = [*Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    python = next(map(str, known), None) or shutil.which(f"python{version}")
+    # What pyenv puts on the path for a version that is not chosen starts nothing.
+    if not python or subprocess.run([python, "-V"], capture_output=True, check=False).returncode:
+        pytest.skip(f"Python {version} is not installed")
+    done = subprocess.run(
+        [python, str(ROOT / "app.py")], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert done.stderr.startswith("This server needs Python 3.11 or newer; this is 3.")
+    assert done.stderr.count("\n") == 1
