@@ -17,11 +17,16 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphRecursionError
-from langgraph.pregel import Pregel
 from langgraph.types import Command
 from pydantic import TypeAdapter, ValidationError
 
@@ -42,7 +47,7 @@ from graphs.messages import (
     tool_message_in,
     whole,
 )
-from threads.memory import Memory
+from threads.memory import MAY_WRITE, Memory
 from threads.repair import (
     LEFT_OPEN,
     Graph,
@@ -79,7 +84,7 @@ class Agent:
     def __init__(self, runnable: Runnable[Any, Any], name: str, model: str | None = None) -> None:
         self.name = name
         self.model = model
-        self.graph: Graph = runnable if isinstance(runnable, Pregel) else as_graph(runnable)
+        self.graph: Graph = as_graph(runnable)
         self.remembers = isinstance(self.graph.checkpointer, BaseCheckpointSaver)
         """Whether the graph brought its own checkpointer."""
         self.keep_threads_in(Memory(max_threads=1000))
@@ -183,6 +188,10 @@ class Turn:
         self._config = config_of(asked.thread)
         self._history: list[AnyMessage] = []
         """The conversation as the graph left it."""
+
+    def guard(self, may_write: Callable[[], bool]) -> None:
+        """Have a database refuse to save the thread once ``may_write`` is false."""
+        self._config["configurable"][MAY_WRITE] = may_write
 
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of the graph's run as they happen, to its end or its next interrupt.
@@ -333,7 +342,7 @@ class Translator:
         """By the id that the call has on the wire."""
         self._failed: set[str] = set()
         """The calls whose tool raised, by the same id."""
-        self._asking: set[str] = set()
+        self._asking: set[str | None] = set()
         """The ids of the messages that asked for calls."""
         self._interrupts: dict[str, Any] = {}
         self._known: set[str | None] = set()
@@ -345,6 +354,7 @@ class Translator:
         """Learn what the thread has already: its messages, and the calls that a resume starts."""
         self._known = {message.id for message in history}
         self._nameless = sum(message.id is None for message in history)
+        self._asking = {message.id for message in history}
         for call in unanswered(history):
             self._ask((), call)
 
@@ -363,11 +373,9 @@ class Translator:
                 self._interrupts.update((i.id, jsonable(i.value)) for i in interrupts)
             case {"type": "updates", "ns": ns, "data": updates}:
                 for written in messages_in(updates):
-                    # A subgraph's messages come once more, when their parent takes them over.
-                    if calls_of(written) and written.id not in self._asking:
-                        self._asking.add(written.id or "")
-                        for call in calls_of(written):
-                            self._ask(ns, call)
+                    self._ask_for(ns, written)
+                    if isinstance(written, ToolMessage):
+                        yield from self.tool_message(ns, written)
             case {"type": "custom", "data": note}:
                 yield StreamEvent("thinking", content=as_text(note))
 
@@ -383,9 +391,11 @@ class Translator:
         for message in new:
             if isinstance(message, ToolMessage):
                 yield from self.tool_message((), message)
-            elif isinstance(message, AIMessage) and message.id not in self.watch.silent:
+            elif isinstance(message, AIMessage):
                 yield from self._message(message, {})
-        if final := self._final([m for m in new if isinstance(m, AIMessage)]):
+        silent = self.watch.silent
+        answers = [m for m in new if isinstance(m, AIMessage) and m.id not in silent]
+        if final := self._final(answers):
             yield final
 
     def _new(self, history: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
@@ -397,15 +407,15 @@ class Translator:
                 yield message
 
     def _final(self, answers: Sequence[AIMessage]) -> StreamEvent | None:
-        # The last message of the thread that was streamed, else the last one that was streamed.
-        last = next(reversed(self._texts.values()), None)
+        """Return the answer: the last message that the thread keeps, else the last one streamed."""
+        last = next((text for text in reversed(self._texts.values()) if text.content), None)
         content = last.content if last else ""
         for message in reversed(answers):
-            if found := self._streamed(message):
-                # A middleware may have changed the message after it was streamed.
-                last, content = found, text_of(message)
+            # A middleware may have changed the message after it was streamed.
+            if (text := self._streamed(message)) and (kept := text_of(message)):
+                last, content = text, kept
                 break
-        if last is None or not content:
+        if last is None:
             return None
         return StreamEvent(
             "final_answer",
@@ -451,8 +461,12 @@ class Translator:
         if message.usage_metadata and MODEL_CALL in metadata:
             self._count(key, message.usage_metadata)
         task = metadata.get("langgraph_checkpoint_ns", "")
-        if MODEL_CALL not in metadata and self._repeats(message, task):
-            return
+        if MODEL_CALL not in metadata:
+            if message.id in self.watch.silent:
+                self.shown = True  # In the thread, if not here.
+                return
+            if self._repeats(message, task):
+                return
         text = self._texts.get(key)
         if text is None:
             text = self._texts[key] = _Text(message.id or key, task)
@@ -497,6 +511,9 @@ class Translator:
         call = self._find(ns, call_id, "open")
         match part["event"]:
             case "tool-started":
+                if call and call.wire_id in self._failed:
+                    self._failed.remove(call.wire_id)  # It is tried again.
+                    return
                 tool, given = part["tool_name"], input_of(part.get("input"))
                 call = self._find(ns, call_id, "asked") or self._ask(
                     ns, {"id": call_id, "name": tool, "args": given}
@@ -531,6 +548,14 @@ class Translator:
             yield self._opened(call)
         if call := call or self._find(ns, call_id, "open"):
             yield self._finished(ns, call_id, call, message)
+
+    def _ask_for(self, ns: Namespace, message: BaseMessage) -> None:
+        """Note the calls that a message asks for."""
+        # A subgraph's messages come once more, when their parent takes them over.
+        if message.id is None or message.id not in self._asking:
+            self._asking.add(message.id)
+            for call in calls_of(message):
+                self._ask(ns, call)
 
     def _ask(self, ns: Namespace, call: Mapping[str, Any]) -> _Call:
         asked = _Call(call["name"] or "", input_of(call["args"]), call["id"] or str(uuid4()))
@@ -602,7 +627,7 @@ class Watch(BaseCallbackHandler):
         for generations in response.generations:
             for message in [g.message for g in generations if hasattr(g, "message")]:
                 if run_id in self._silent_calls:
-                    self.silent.add(message.id)
+                    self.silent.add(message.id or "")
                 if usage := getattr(message, "usage_metadata", None):
                     self._counts[str(run_id)] = {name: usage.get(name) or 0 for name in USAGE}
 

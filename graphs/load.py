@@ -20,6 +20,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.channels import LastValue
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
 from graphs.messages import as_text
@@ -107,7 +108,7 @@ async def _unfit(found: Any) -> str:
         return "the graph is not compiled; call its compile() method"
     if not isinstance(found, Runnable):
         return f"it is a {type(found).__name__}"
-    if not isinstance(found, Pregel):
+    if not isinstance(found, CompiledStateGraph):
         return ""
     if "messages" not in _input_fields(found):
         return "the graph's input has no 'messages', a list of chat messages"
@@ -123,19 +124,18 @@ async def _unfit(found: Any) -> str:
     return ""
 
 
-def _input_fields(graph: Graph) -> set[str]:
-    builder = getattr(graph, "builder", None)
-    if isinstance(builder, StateGraph):
-        return set(get_type_hints(builder.input_schema)) & set(graph.channels)
-    return set()
+def _input_fields(graph: CompiledStateGraph[Any, Any, Any, Any]) -> set[str]:
+    return set(get_type_hints(graph.builder.input_schema)) & set(graph.channels)
 
 
 def as_graph(runnable: Runnable[Any, Any]) -> Graph:
-    """Return a graph of one node that awaits the Runnable and keeps its answer as a message.
+    """Return a graph as it is, and of any other Runnable a graph of one node that awaits it.
 
     The Runnable is given ``{"messages": [...]}`` with the whole conversation, or the list alone if
     it begins with a chat model. An answer that is neither text nor messages is kept as its JSON.
     """
+    if isinstance(runnable, CompiledStateGraph):
+        return runnable
     takes_list = False
     with suppress(TypeError):  # of a Runnable that does not say what it takes
         takes_list = runnable.InputType == FakeListChatModel(responses=[]).InputType

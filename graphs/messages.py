@@ -139,7 +139,7 @@ def input_of(given: Any) -> dict[str, Any]:
     if given is None or given == "":
         return {}
     shown = jsonable(parsed(given))
-    return shown if isinstance(shown, dict) else {"arguments": as_text(given)}
+    return shown if isinstance(shown, dict) else {"arguments": as_text(given).strip()}
 
 
 def parsed(value: Any) -> Any:

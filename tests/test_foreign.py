@@ -14,18 +14,35 @@ from deepagents import create_deep_agent
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain_core.messages import AIMessageChunk
+from langchain.agents.middleware import (
+    HumanInTheLoopMiddleware,
+    ModelCallLimitMiddleware,
+    ModelFallbackMiddleware,
+    PIIMiddleware,
+    SummarizationMiddleware,
+    ToolCallLimitMiddleware,
+    ToolRetryMiddleware,
+)
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langgraph.func import entrypoint
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
+from langgraph_supervisor import create_supervisor
+from langgraph_swarm import create_handoff_tool, create_swarm
+from pydantic import BaseModel
 
 from agent import Agent
 from edge.settings import Settings
 from events import Asked
 from runs.registry import AnyRun, MemoryStore, Registry
-from tests.client import FRAME, check, kinds
+from tests.client import FRAME, Event, check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, loop_graph
 from tests.test_agent import add, approve, broken, of, picky, report, shout, text_of, usage
@@ -248,6 +265,223 @@ async def test_a_call_without_an_id_does_not_break_its_thread(start: Start) -> N
     server = await start(Agent(graph, "x"))
     await server.run("one", thread_id="t")
     assert (await server.run("two", thread_id="t"))[-2]["content"] == "Hello."
+
+
+# ------------------------------------------------------------------------------------ middlewares
+
+
+async def agree(server: Server, thread_id: str, events: list[Event]) -> list[dict[str, Any]]:
+    """Hold a run's events against its thread's document: the same answer, the same results."""
+    check(events)
+    _, thread = await server.call("GET", f"/api/threads/{thread_id}")
+    messages: list[dict[str, Any]] = thread["messages"]
+    if events[-2]["type"] == "final_answer":
+        assert messages[-1]["content"] == events[-2]["content"]
+    results = {m["tool_call_id"]: m for m in messages if m["role"] == "tool"}
+    for event in of(events, "tool_result"):
+        if kept := results.get(event["tool_call_id"]):
+            assert {"role": "tool", **event} == {"type": "tool_result", **kept}
+    return messages
+
+
+async def test_a_middleware_that_redacts_changes_the_final_answer_too(start: Start) -> None:
+    redact = PIIMiddleware("email", strategy="redact", apply_to_output=True, apply_to_input=False)
+    model = ScriptedModel(script=[["Write to ", "a@b.example", "."]])
+    server = await start(Agent(create_agent(model, [], middleware=[redact]), "x"))
+    stream = await server.ask("hi", thread_id="t")
+    events = await stream.events()
+    assert "".join(e["content"] for e in of(events, "text_delta")) == "Write to a@b.example."
+    assert events[-2]["content"] == "Write to [REDACTED_EMAIL]."
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert thread["messages"][-1]["content"] == "Write to [REDACTED_EMAIL]."
+    _, state = await server.call("GET", f"/api/runs/{events[0]['run_id']}")
+    assert state["answer"] == "Write to [REDACTED_EMAIL]."
+
+
+async def test_a_summary_is_neither_streamed_nor_an_answer(start: Start) -> None:
+    summaries = ScriptedModel(script=[["SUMMARY"]] * 3)
+    middleware = SummarizationMiddleware(summaries, trigger=("messages", 3), keep=("messages", 2))
+    model = ScriptedModel(script=[["one"], ["two"], ["three"]])
+    server = await start(Agent(create_agent(model, [], middleware=[middleware]), "x"))
+    for text, answer in (("a", "one"), ("b", "two"), ("c", "three")):
+        events = await server.run(text, thread_id="t")
+        assert text_of(events) == answer
+        await agree(server, "t", events)
+
+
+async def test_a_tool_that_is_tried_again_is_one_call(start: Start) -> None:
+    tries = 0
+
+    @tool
+    async def flaky() -> str:
+        """Fail at first."""
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise ValueError("secret")
+        return "fine"
+
+    retry = ToolRetryMiddleware(max_retries=2, initial_delay=0, jitter=False)
+    model = ScriptedModel(script=[call("flaky", "{}", "c1"), ["ok"]])
+    server = await start(Agent(create_agent(model, [flaky], middleware=[retry]), "x"))
+    events = await server.run("go", thread_id="t")
+    assert kinds(events)[2:] == [
+        *("tool_call", "tool_result", "text_delta", "final_answer", "done")
+    ]
+    await agree(server, "t", events)
+
+
+async def test_a_model_that_takes_anothers_place_answers(start: Start) -> None:
+    class Down(Exception):
+        status_code = 503
+
+    second = ScriptedModel(script=[["from the second"]])
+    first = ScriptedModel(script=[[Down("secret")]])
+    graph = create_agent(first, [], middleware=[ModelFallbackMiddleware(second)])
+    server = await start(Agent(graph, "x"))
+    events = await server.run("go", thread_id="t")
+    assert events[-2]["content"] == "from the second"
+    await agree(server, "t", events)
+
+
+async def test_limits_on_calls_are_answered(start: Start) -> None:
+    script = [call("add", '{"a": 1, "b": 1}', "c1"), call("add", '{"a": 1, "b": 1}', "c2"), ["ok"]]
+    for limit in (
+        ModelCallLimitMiddleware(run_limit=1, exit_behavior="end"),
+        ToolCallLimitMiddleware(run_limit=1),
+    ):
+        model = ScriptedModel(script=script)
+        server = await start(Agent(create_agent(model, [add], middleware=[limit]), "x"))
+        events = await server.run("go", thread_id="t")
+        assert events[-1]["reason"] == "completed"
+        await agree(server, "t", events)
+
+
+async def test_a_rejected_call_is_closed_once(start: Start) -> None:
+    model = ScriptedModel(script=[call("add", '{"a": 1, "b": 1}', "c1"), ["As you like."]])
+    review = HumanInTheLoopMiddleware(interrupt_on={"add": True})
+    server = await start(Agent(create_agent(model, [add], middleware=[review]), "x"))
+    await server.run("go", thread_id="t")
+    answer = {"decisions": [{"type": "reject", "message": "No."}]}
+    events = await server.run(resume=answer, thread_id="t")
+    assert kinds(events)[2:] == [
+        *("tool_call", "tool_result", "text_delta", "final_answer", "done")
+    ]
+    await agree(server, "t", events)
+
+
+# langgraph-supervisor calls what LangGraph has moved.
+@pytest.mark.filterwarnings("ignore:create_react_agent has been moved")
+async def test_a_supervisor_and_a_swarm_hand_over(start: Start) -> None:
+    adder = create_agent(
+        ScriptedModel(script=[call("add", '{"a": 1, "b": 1}', "m1"), ["It is 2."]]),
+        [add],
+        name="adder",
+    )
+    boss = ScriptedModel(script=[call("transfer_to_adder", "{}", "s1"), ["Final: 2"]])
+    server = await start(Agent(create_supervisor([adder], model=boss).compile(), "x"))
+    events = await server.run("go", thread_id="t")
+    tools = [event["tool"] for event in of(events, "tool_call")]
+    assert tools == ["transfer_to_adder", "add", "transfer_back_to_supervisor"]
+    assert events[-2]["content"] == "Final: 2"
+    await agree(server, "t", events)
+
+    hand_over = create_handoff_tool(agent_name="bob")
+    alice = ScriptedModel(script=[call("transfer_to_bob", "{}", "h1")])
+    bob = ScriptedModel(script=[["I am Bob."], ["Still Bob."]])
+    agents = [create_agent(alice, [hand_over], name="alice"), create_agent(bob, [], name="bob")]
+    swarm = create_swarm(agents, default_active_agent="alice").compile()
+    server = await start(Agent(swarm, "x"))
+    for text, expected in (("hi", "I am Bob."), ("again", "Still Bob.")):
+        events = await server.run(text, thread_id="t")
+        assert events[-2]["content"] == expected
+        await agree(server, "t", events)
+
+
+async def test_a_function_of_the_functional_api_is_an_agent(start: Start) -> None:
+    model = ScriptedModel(script=[["One."], ["Two."]])
+
+    @entrypoint()
+    async def answer(given: dict[str, Any]) -> Any:
+        return await model.ainvoke(given["messages"])
+
+    server = await start(Agent(answer, "x"))
+    for text, expected in (("a", "One."), ("b", "Two.")):
+        events = await server.run(text, thread_id="t")
+        assert text_of(events) == expected
+        await agree(server, "t", events)
+    assert [str(m.text) for m in model.asked[1]] == ["a", "One.", "b"]
+
+
+@pytest.mark.parametrize("tag", ["nostream", "langsmith:nostream"])
+async def test_a_message_that_is_not_to_be_streamed_is_in_the_thread_alone(
+    start: Start, tag: str
+) -> None:
+    hidden = ScriptedModel(script=[["hidden words", usage(3)]]).with_config(tags=[tag])
+    shown = ScriptedModel(script=[["shown", usage(1)]])
+
+    def node(model: Any) -> Any:
+        async def answer(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [await model.ainvoke(state["messages"])]}
+
+        return answer
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("one", node(hidden))
+    graph.add_node("two", node(shown))
+    graph.add_edge(START, "one")
+    graph.add_edge("one", "two")
+    server = await start(Agent(graph.compile(), "x"))
+    stream = await server.ask("hi", thread_id="t")
+    events = await stream.events()
+    assert b"hidden" not in stream.raw
+    assert events[-1]["usage"]["total_tokens"] == 8
+    messages = await agree(server, "t", events)
+    assert [m["content"] for m in messages] == ["hi", "hidden words", "shown"]
+
+
+class Point(BaseModel):
+    x: int = 3
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [({"k": [1]}, '{"k": [1]}'), ([1, 2], "[1, 2]"), (4, "4"), (Point(), '{"x": 3}')],
+)
+async def test_what_a_runnable_returns_is_sent_and_remembered(
+    start: Start, output: Any, text: str
+) -> None:
+    server = await start(Agent(RunnableLambda(lambda given: output), "x"))
+    events = await server.run("hi", thread_id="t")
+    assert events[-2]["content"] == text
+    await agree(server, "t", events)
+
+
+async def test_a_string_parser_behind_a_model_says_nothing_twice(start: Start) -> None:
+    prompt = ChatPromptTemplate.from_messages([("placeholder", "{messages}")])
+    model = ScriptedModel(script=[["a ", "b"], ["c"]])
+    server = await start(Agent(prompt | model | StrOutputParser(), "x"))
+    for text, expected in (("one", "a b"), ("two", "c")):
+        events = await server.run(text, thread_id="t")
+        assert text_of(events) == expected
+        await agree(server, "t", events)
+
+
+async def test_a_wrapped_graph_keeps_its_own_store(start: Start) -> None:
+    store = InMemoryStore()
+
+    def note(state: MessagesState, *, store: BaseStore) -> dict[str, Any]:
+        store.put(("notes",), "last", {"text": str(state["messages"][-1].text)})
+        return {"messages": [AIMessage("Noted.")]}
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("note", note)
+    graph.add_edge(START, "note")
+    server = await start(Agent(graph.compile(store=store).with_retry(), "x"))
+    assert (await server.run("remember me"))[-2]["content"] == "Noted."
+    found = store.get(("notes",), "last")
+    assert found
+    assert found.value == {"text": "remember me"}
 
 
 # -------------------------------------------------------------------------------------- properties

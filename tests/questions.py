@@ -1,0 +1,90 @@
+"""Sixty questions of a newcomer to the built-in agent, and what has to come first in the answer.
+
+A row is a question, then the expected place, then words that the answer has to show, if any.
+The place is a key of HEADINGS, several keys with / between them, or, in parentheses, the key of a
+line in ``builtin.demo.LINES`` or the name of a tool. When README.md gets other headings, edit
+HEADINGS, and the words if a fact has moved.
+"""
+
+HEADINGS = {
+    "intro": "Streaming a LangGraph agent with aiohttp",
+    "start": "Start",
+    "curl": "From the command line",
+    "model": "Your own model",
+    "graph": "Your own graph",
+    "javascript": "React",
+    "protocol": "Protocol",
+    "settings": "Settings",
+    "container": "Deploy",
+    "proxy": "Behind a proxy",
+    "replicas": "More than one machine",
+    "files": "How it works",
+    "design": "How it works",
+    "speed": "Measured",
+    "not": "What it does not do",
+    "tests": "Test",
+    "licence": "Licence",
+}
+
+QUESTIONS = """
+How do I change the port?               | settings | `PORT`
+heartbeat                               | settings | `HEARTBEAT_S`
+MAX_RUNS                                | settings | `MAX_RUNS`
+What is RUN_TTL_S?                      | settings | `RUN_TTL_S`
+How do I set the timeout of a run?      | settings | `RUN_TIMEOUT_S`
+How do I set an API token?              | settings | `API_TOKEN`
+How do I allow CORS for my frontend?    | settings | `CORS_ORIGINS`
+What is the log level?                  | settings | `LOG_LEVEL`
+Which settings are there?               | settings | Environment variables
+How do I search my own docs?            | settings | `DOCS_DIR`
+How do I run the tests?                 | tests | .venv/bin/pytest
+test                                    | tests | .venv/bin/pytest
+How do I start the server?              | start | python app.py
+How do I install this?                  | start | pip install
+How do I use it with curl?              | curl | curl -N
+How do I use my own model?              | model | OPENAI_MODEL
+Does it work with Ollama?               | model | 11434
+How do I connect vLLM?                  | model | vLLM
+How do I use my own graph?              | graph | AGENT=module:attribute
+create_agent                            | graph | create_agent
+How do I use it from React?             | javascript | useChatStream
+Which events does it send?              | protocol | `text_delta`
+tool_progress                           | protocol | `tool_progress`
+What does thread_busy mean?             | protocol | `thread_busy`
+How do I stop a run?                    | protocol | /cancel
+How do I resume after a disconnect?     | protocol/curl/design | Last-Event-ID
+How do I deploy it with Docker?         | container | docker build
+nginx                                   | proxy | proxy_buffering off
+Does it work behind a proxy?            | proxy |
+Can I run several replicas?             | replicas/settings | REDIS_URL
+How does it work?                       | design | append-only log
+Where is the code of the event log?     | files/design | events.py
+What does it not do?                    | not | no users
+What is the license?                    | licence | MIT
+How fast is it?                         | speed |
+What is the wire?                       | protocol/intro/design |
+What is this?                           | (about) | port
+who are you?                            | (about) | port
+hello                                   | (about) | port
+thanks!                                 | (thanks) |
+double that                             | (no_result) | 15% of 80
+write a python function that reverses a list | (cannot) | OPENAI_BASE_URL
+What is the weather in Paris?           | (none) |
+ポートの設定方法は?                     | settings | `PORT`
+PORT を変えるには？                     | settings | `PORT`
+ハートビートの間隔は?                   | settings | `HEARTBEAT_S`
+タイムアウトを変えたい                  | settings | `RUN_TIMEOUT_S`
+テストの実行方法を教えて                | tests | .venv/bin/pytest
+サーバーを起動するには?                 | start | python app.py
+実行を止めるには?                       | protocol | /cancel
+途中から再開できますか?                 | protocol/curl/design | Last-Event-ID
+自分のモデルを使いたい                  | model | OPENAI_MODEL
+AGENT の使い方は？                      | settings/graph | AGENT
+Dockerで動かすには?                     | container | docker build
+プロキシの後ろに置くには?               | proxy |
+イベントの種類は?                       | protocol | `text_delta`
+ライセンスは?                           | licence | MIT
+こんにちは                              | (about) | 2倍
+それを2倍して                           | (no_result) | 80の15%
+Pythonで配列を逆順にする関数を書いて    | (cannot) | OPENAI_API_KEY
+"""
