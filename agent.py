@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
-from contextvars import ContextVar, Token
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import (
     AIMessage,
     AnyMessage,
@@ -26,15 +24,15 @@ from langchain_core.messages import (
 )
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.errors import GraphRecursionError
 from langgraph.types import Command
 from pydantic import TypeAdapter, ValidationError
 
 from events import Asked, Refused, StreamEvent
-from graphs.failures import FAILURES, Failure, lacks_key, model_failure
+from graphs.failures import FAILURES, Failure
 from graphs.load import as_graph
 from graphs.messages import (
     USAGE,
+    Usage,
     as_text,
     calls_of,
     finish_reason,
@@ -47,6 +45,7 @@ from graphs.messages import (
     tool_message_in,
     whole,
 )
+from graphs.watch import HIDDEN, MODEL_CALL, EmptyAnswer, Watch
 from threads.memory import MAY_WRITE, Memory
 from threads.repair import (
     LEFT_OPEN,
@@ -61,15 +60,8 @@ from threads.repair import (
 )
 
 JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
-Usage = dict[str, int]
 
 TOOL_FAILED = "The tool failed."
-
-HIDDEN = "hidden"
-"""The metadata key of a model or a node whose text is not answer text."""
-
-MODEL_CALL = "model_call"
-"""The metadata key that names the model call which a message or chunk belongs to."""
 
 
 # ------------------------------------------------------------------------------ agents and turns
@@ -279,10 +271,6 @@ class Turn:
     def failure(self, error: BaseException | None) -> Failure:
         """Return what to say of the exception that `stream` raised."""
         return FAILURES[self.translator.watch.kind_of(error, self.translator.began)]
-
-
-class EmptyAnswer(Exception):
-    """The graph ended with nothing to show."""
 
 
 # ----------------------------------------------------------------------------------- translation
@@ -583,92 +571,3 @@ class Translator:
         self._open.pop(call.wire_id, None)
         call.state = "closed"
         return StreamEvent("tool_result", tool=call.tool, tool_call_id=call.wire_id, **result)
-
-
-_inside_tool: ContextVar[bool] = ContextVar("inside_tool", default=False)
-
-
-class Watch(BaseCallbackHandler):
-    """Hears what LangGraph's stream does not say: what runs inside a tool, who raised what.
-
-    Every handler of a model call or a node gets the same metadata dict, and LangGraph sends that
-    dict with each chunk: a mark that is set here is seen by the translator.
-    """
-
-    run_inline = True
-
-    def __init__(self) -> None:
-        self.silent: set[str | None] = set()
-        """The ids of messages that the graph marks as not to be streamed."""
-        self._silent_calls: set[UUID] = set()
-        self._counts: dict[str, Usage] = {}
-        self._of_models: list[tuple[BaseException, str]] = []
-        """What model calls raised, with the model call."""
-        self._of_tools: list[BaseException] = []
-        self._tokens: dict[UUID, Token[bool]] = {}
-
-    def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
-        if _inside_tool.get() and kwargs.get("metadata") is not None:
-            kwargs["metadata"][HIDDEN] = True
-
-    def on_chat_model_start(
-        self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any
-    ) -> None:
-        tags = kwargs.get("tags") or ()
-        silent = "nostream" in tags or "langsmith:nostream" in tags
-        if silent:
-            self._silent_calls.add(run_id)
-        if (metadata := kwargs.get("metadata")) is not None:
-            metadata[MODEL_CALL] = str(run_id)
-            if silent or _inside_tool.get():
-                metadata[HIDDEN] = True
-
-    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        for generations in response.generations:
-            for message in [g.message for g in generations if hasattr(g, "message")]:
-                if run_id in self._silent_calls:
-                    self.silent.add(message.id or "")
-                if usage := getattr(message, "usage_metadata", None):
-                    self._counts[str(run_id)] = {name: usage.get(name) or 0 for name in USAGE}
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._of_models.append((error, str(run_id)))
-
-    def on_tool_start(
-        self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any
-    ) -> None:
-        self._tokens[run_id] = _inside_tool.set(True)
-
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        # A tool that ends in another context than it started in leaves nothing to undo.
-        with suppress(KeyError, ValueError):
-            _inside_tool.reset(self._tokens.pop(run_id))
-
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._of_tools.append(error)
-        self.on_tool_end(None, run_id=run_id)
-
-    def unstreamed_usage(self, streamed: Mapping[str, Usage]) -> list[Usage]:
-        """Return the counts of the model calls that were not streamed."""
-        return [counts for call, counts in self._counts.items() if call not in streamed]
-
-    def kind_of(self, error: BaseException | None, began: Callable[[str], bool]) -> str:
-        """Return the key of `FAILURES` for what the graph raised.
-
-        Whoever raised it decides: a tool or a node fails for the agent, whatever the class.
-        """
-        chain = []
-        while error is not None and error not in chain:
-            chain.append(error)
-            error = error.__cause__
-        if any(raised is each for raised in self._of_tools for each in chain):
-            return "agent_error"
-        for raised, call in self._of_models:
-            if any(raised is each for each in chain):
-                return model_failure(chain, began(call))
-        match chain:
-            case [EmptyAnswer()]:
-                return "empty"
-            case [GraphRecursionError(), *_]:
-                return "too_many_steps"
-        return "no_key" if any(map(lacks_key, chain)) else "agent_error"

@@ -17,6 +17,8 @@ from pydantic_core import to_jsonable_python
 USAGE = ("input_tokens", "output_tokens", "total_tokens")
 """The counts that a run reports, as LangChain's usage metadata names them."""
 
+Usage = dict[str, int]
+
 STATUS = "closed_as"
 """The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
 

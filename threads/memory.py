@@ -23,6 +23,12 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+MAY_WRITE = "__may_write"
+"""The key in a run's config of a function: whether the run may still write to its thread.
+
+LangGraph does not save keys that begin with two underscores.
+"""
+
 COUNTERS = "counters_since_delta_snapshot"
 """In the metadata of a checkpoint: a channel's value is spread over the checkpoints before it."""
 
