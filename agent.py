@@ -25,11 +25,10 @@ from langchain_core.messages import (
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command
-from pydantic import TypeAdapter, ValidationError
 
 from events import Asked, Refused, StreamEvent
 from graphs.failures import FAILURES, Failure
-from graphs.load import as_graph
+from graphs.load import as_graph, read_context
 from graphs.messages import (
     USAGE,
     Usage,
@@ -108,12 +107,9 @@ class Agent:
         if given is None or self.graph.context_schema is None:
             return None
         try:
-            return TypeAdapter(self.graph.context_schema).validate_python(given)
-        except ValidationError as error:
-            at = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise Refused(
-                "invalid_request", f"context does not fit the graph's schema at {at!r}."
-            ) from None
+            return read_context(self.graph.context_schema, given)
+        except ValueError:
+            raise Refused("invalid_request", "context does not fit the graph's schema.") from None
 
     async def waiting(self, thread: str) -> dict[str, Any] | None:
         """Return the thread's pending interrupts by id, None if it waits for nobody.

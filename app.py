@@ -368,6 +368,8 @@ async def serve(settings: Settings, found: Any) -> None:
     # What is loaded by now stays, so the garbage collector need not look at it again.
     gc.freeze()
     gc.set_threshold(GARBAGE)
+    if "*" in settings.hosts and not (settings.api_token or settings.user_header):
+        logger.warning("anybody who reaches this server may use it: set API_TOKEN or USER_HEADER")
     print(f"Serving on {url}", flush=True)
     await stop.wait()
     # The server still listens: reads and health checks are answered.

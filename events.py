@@ -180,6 +180,11 @@ class EventLog:
         """The id of the newest event, 0 before the first."""
         return len(self._frames)
 
+    @property
+    def valid(self) -> bool:
+        """Whether this is the run's log; if not, another server may have ended the run."""
+        return True
+
     def append(self, event: StreamEvent, max_bytes: float = float("inf")) -> None:
         """Add the event and wake the readers.
 

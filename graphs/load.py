@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_type_hints, is_typeddict
 
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
+from pydantic import TypeAdapter, create_model
 
 from graphs.messages import as_text
 
@@ -148,6 +149,23 @@ def as_graph(runnable: Runnable[Any, Any]) -> Graph:
     graph = StateGraph(MessagesState).add_node("run", run).add_edge(START, "run")
     # LangGraph hands an inner graph the store of the outer one.
     return graph.compile(store=getattr(_graph_in(runnable), "store", None))
+
+
+def read_context(schema: Any, given: dict[str, Any]) -> Any:
+    """Return the runtime context of a graph with this schema. Raises ValueError if it does not fit.
+
+    The schema is a dataclass, a Pydantic model or a TypedDict, as LangGraph takes them.
+    """
+    if is_typeddict(schema):
+        # Pydantic reads typing's own TypedDict from Python 3.12 on.
+        needed = schema.__required_keys__
+        fields: Any = {
+            name: (hint, ... if name in needed else None)
+            for name, hint in get_type_hints(schema).items()
+        }
+        create_model("Context", **fields).model_validate(given)
+        return given
+    return TypeAdapter(schema).validate_python(given)
 
 
 def _answer(output: Any) -> Any:

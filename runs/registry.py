@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 from agent import Agent
@@ -30,9 +31,11 @@ class AnyRun(Protocol):
     """A run as its readers need it: of this process, or of another one."""
 
     id: str
-    asked: Asked
-    log: EventLog
 
+    @property
+    def asked(self) -> Asked: ...
+    @property
+    def log(self) -> EventLog: ...
     @property
     def question_id(self) -> str | None: ...
     def document(self) -> dict[str, Any]: ...
@@ -128,15 +131,20 @@ class Registry:
         async with self._opened(asked) as run:
             if asked.key is not None and (joined := await self._join(run)):
                 return joined
+            await self.agent.check()
             await self._take_thread(run)
             turn = await self.agent.turn(asked)
+            if not run.log.valid:
+                raise Unavailable
             if self.draining:
                 raise Refused("draining")
             if self.running >= self.limits.max_runs:
                 raise Refused("too_many_runs")
             self._runs[run.id] = run
-            task = self._running[run.id] = run.start(turn, lambda: self._give_back(run))
-            task.add_done_callback(lambda _: self._ended(run))
+            task = self._running[run.id] = run.start(turn, self._give_back)
+            task.add_done_callback(partial(self._ended, run))
+            # Whoever is told of the run can find it, on every server.
+            await run.log.wait(0, self.limits.heartbeat_s)
             return run
 
     async def forget(self, asked: Asked) -> None:
@@ -148,6 +156,8 @@ class Registry:
                 raise Refused("thread_busy", run_id=holder)
             if not await self.agent.knows(thread):
                 raise Refused("unknown_thread")
+            if not run.log.valid:
+                raise Unavailable
             await self.agent.forget(thread)
 
     async def running_of(self, thread: str) -> AnyRun | None:
@@ -170,7 +180,8 @@ class Registry:
                 self._runs[run_id].stop("shutdown")
 
     async def _find(self, run_id: str) -> AnyRun | None:
-        return self._runs.get(run_id) or await self.store.find(run_id)
+        run = self._runs.get(run_id)
+        return run if run and run.log.valid else await self.store.find(run_id)
 
     @asynccontextmanager
     async def _opened(self, asked: Asked) -> AsyncIterator[Run]:
@@ -218,7 +229,7 @@ class Registry:
                 await self.store.release(_key(run.asked), run.id)
             await self.store.drop(run.id)
 
-    def _ended(self, run: Run) -> None:
+    def _ended(self, run: Run, _: asyncio.Task[None]) -> None:
         del self._running[run.id]
         loop = asyncio.get_running_loop()
         loop.call_later(self.limits.run_ttl_s, lambda: asyncio.ensure_future(self._drop(run)))

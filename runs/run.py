@@ -26,7 +26,7 @@ SETTLE_S = 5.0
 """How long a thread may take to be settled otherwise: longer than a database takes to reconnect."""
 
 UNREAD_GRACE_S = 5.0
-"""How long a run that nobody has read yet waits for its first reader, at least: see the contract."""
+"""How long a run that nobody has read yet waits for its first reader: see the contract."""
 
 FAILED = {"timeout", "too_large", "shutdown"}
 """The reasons to stop a run that are failures; their codes have the same names."""
@@ -56,6 +56,9 @@ class Run:
         self.status = "running"
         self.answer: str | None = None
         self.turn: Turn | None = None
+        """While the run goes on."""
+        self.question_id: str | None = None
+        """The id of the user's message, None if the run answers an interrupt."""
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._stopped_by: str | None = None
@@ -63,17 +66,12 @@ class Run:
         self._started = self._loop.time()
         self._first_token: float | None = None
         self._open_calls: dict[str, tuple[str, float]] = {}
-        """The tool of each call that has no result yet, and when it was called, by the call's id."""
+        """The tool of each call that has no result yet, and the time of the call, by its id."""
         self._readers = 0
         self._was_read = False
+        self._gave_back = False
         self._timers: list[asyncio.TimerHandle] = []
         self._grace: asyncio.TimerHandle | None = None
-
-    @property
-    def question_id(self) -> str | None:
-        """The id of the user's message, None if the run answers an interrupt."""
-        question = self.turn.question if self.turn else None
-        return question.id if question else None
 
     def document(self) -> dict[str, Any]:
         """Return the run's state as its JSON document."""
@@ -84,6 +82,11 @@ class Run:
             "last_event_id": self.log.last_id,
             "answer": self.answer,
         }
+
+    @property
+    def left(self) -> bool:
+        """Whether the last reader has left."""
+        return self._was_read and not self._readers
 
     def join(self) -> None:
         """Count a reader in."""
@@ -108,9 +111,12 @@ class Run:
 
     # ------------------------------------------------------------------------- start and stop
 
-    def start(self, turn: Turn, give_back: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    def start(self, turn: Turn, give_back: Callable[[Run], Awaitable[None]]) -> asyncio.Task[None]:
         """Start the run; ``give_back`` gives its thread back before the run is done."""
         self.turn = turn
+        self.question_id = turn.question.id if turn.question else None
+        # A graph that was left behind may not write to the thread of the next run.
+        turn.guard(lambda: self.log.valid and not self._gave_back)
         self._give_back = give_back
         limits = self._limits
         self._append(
@@ -133,21 +139,21 @@ class Run:
         if self._stopped_by or self._ending:
             return
         self._stopped_by = reason
-        self._timers.append(self._loop.call_later(STOP_S, self._leave_graph_behind))
+        self._timers.append(self._loop.call_later(STOP_S, self._leave_graph_behind, self.turn))
         # If the run stops itself, the exception that follows closes the graph's stream.
         if asyncio.current_task() is not self._task:
             self._task.cancel()
 
-    def _leave_graph_behind(self) -> None:
-        if not self._ending:
+    def _leave_graph_behind(self, turn: Turn | None) -> None:
+        if turn and not self._ending:
             logger.warning("run=%s ends without its graph, which does not stop", self.id)
             self._ending = True
-            self._late_end = asyncio.create_task(self._end(None))
+            self._late_end = asyncio.create_task(self._end(turn, None))
             self._task.cancel()  # Again: asyncio.wait_for of Python 3.11 may lose the first one.
 
     async def make_room(self) -> bool:
         """Stop the run if its last reader has left it, and wait for its end; else return False."""
-        if self._readers or not self._was_read:
+        if not self.left:
             return False
         logger.info("run=%s is stopped: its thread has a new message", self.id)
         self.stop("cancelled")
@@ -171,45 +177,45 @@ class Run:
             failure = error
         if not self._ending:
             self._ending = True
-            await self._end(failure)
+            await self._end(turn, failure)
 
     # --------------------------------------------------------------------------------- the end
 
-    async def _end(self, failure: BaseException | None) -> None:
+    async def _end(self, turn: Turn, failure: BaseException | None) -> None:
         """End the run, in this order."""
-        reason, error = self._outcome(failure)
+        reason, error = self._outcome(turn, failure)
         # The thread first: its next turn may come as soon as it is given back.
-        for event in await self._settle(reason, error):
+        for event in await self._settle(turn, reason, error):
             self._append(event)
         # Every tool call is closed before `done`: clients wait for its result.
-        assert self.turn
         status = "interrupted" if reason == "interrupted" else "cancelled"
         for call_id, (tool, _) in [*self._open_calls.items()]:
-            self._append(self.turn.translator.left_open(call_id, tool, status))
+            self._append(turn.translator.left_open(call_id, tool, status))
         if error:
             self._append(error)
         # Before `done`: whoever reads that may send the next message at once.
-        await self._give_back()
-        self._append(self._done(reason))
+        self._gave_back = True
+        await self._give_back(self)
+        self._append(self._done(turn, reason))
         self.status = reason
         self.log.close()
+        self.turn = None  # An ended run keeps its log alone.
         for timer in (*self._timers, self._grace):
             if timer:
                 timer.cancel()
         ended = "run=%s ended reason=%s events=%d total_ms=%d"
         logger.info(ended, self.id, reason, self.log.last_id, self._ms(self._loop.time()))
 
-    def _outcome(self, failure: BaseException | None) -> tuple[str, StreamEvent | None]:
+    def _outcome(self, turn: Turn, failure: BaseException | None) -> tuple[str, StreamEvent | None]:
         """Return why the run ended, and the ``error`` event if that is a failure."""
-        assert self.turn
         stopped_by = self._stopped_by
         if stopped_by is None and isinstance(failure, asyncio.CancelledError):
             stopped_by = "shutdown"  # The event loop is being closed.
         if stopped_by == "cancelled":
             return stopped_by, None
         if stopped_by is None and failure is None:
-            return ("interrupted" if self.turn.translator.interrupted else "completed"), None
-        found = FAILURES[stopped_by] if stopped_by else self.turn.failure(failure)
+            return ("interrupted" if turn.translator.interrupted else "completed"), None
+        found = FAILURES[stopped_by] if stopped_by else turn.failure(failure)
         ref = secrets.token_hex(4)
         logger.error(
             "run=%s failed code=%s ref=%s",
@@ -221,22 +227,22 @@ class Run:
         )
         return (found.code if found.code in ("timeout", "shutdown") else "error"), error
 
-    async def _settle(self, reason: str, error: StreamEvent | None) -> list[StreamEvent]:
-        assert self.turn
+    async def _settle(
+        self, turn: Turn, reason: str, error: StreamEvent | None
+    ) -> list[StreamEvent]:
         try:
             async with asyncio.timeout(STOP_S if reason == "shutdown" else SETTLE_S):
-                return await self.turn.settle(reason, error)
-        except Exception as failure:  # noqa: BLE001  # A checkpointer may raise anything.
+                return await turn.settle(reason, error)
+        except Exception as failure:
             ref = secrets.token_hex(4)
             logger.error("run=%s left its thread unsettled ref=%s", self.id, ref, exc_info=failure)
             return []
 
-    def _done(self, reason: str) -> StreamEvent:
-        assert self.turn
+    def _done(self, turn: Turn, reason: str) -> StreamEvent:
         timings = {"total_ms": self._ms(self._loop.time())}
         if self._first_token is not None:
             timings = {"first_token_ms": self._ms(self._first_token), **timings}
-        return StreamEvent("done", reason=reason, timings=timings, usage=self.turn.translator.usage)
+        return StreamEvent("done", reason=reason, timings=timings, usage=turn.translator.usage)
 
     def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
         """Append the event, and note what the run's end needs of it."""

@@ -6,6 +6,7 @@ import asyncio
 import operator
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -18,7 +19,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolRuntime
+from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
+from pydantic import BaseModel
 
 from agent import Agent, Turn
 from events import Asked
@@ -243,7 +246,9 @@ async def test_a_failure_that_the_graph_handles_has_the_text_that_its_model_gets
     assert thread["messages"][2] == {"role": "tool"} | {
         key: value for key, value in result.items() if key != "type"
     }
-    assert result["message"] == "Error: RuntimeError('secret-of-the-tool')\n Please fix your mistakes."
+    assert (
+        result["message"] == "Error: RuntimeError('secret-of-the-tool')\n Please fix your mistakes."
+    )
 
 
 async def test_a_tool_reports_progress(start: Start) -> None:
@@ -712,6 +717,65 @@ async def test_an_agent_that_cannot_run_is_refused_in_one_line(spec: str, expect
         await make(find(spec), spec)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------- context, missing key
+
+
+class Typed(TypedDict):
+    tone: str
+
+
+@dataclass
+class Data:
+    tone: str
+
+
+class Checked(BaseModel):
+    tone: str
+
+
+@pytest.mark.parametrize("schema", [Typed, Data, Checked])
+async def test_the_graph_gets_its_context_on_this_run_alone(start: Start, schema: Any) -> None:
+    def answer(state: MessagesState, runtime: Runtime[Any]) -> dict[str, Any]:
+        context = runtime.context
+        tone = context and (context["tone"] if isinstance(context, dict) else context.tone)
+        return {"messages": [AIMessage(f"In a {tone} tone.")]}
+
+    graph = StateGraph(MessagesState, context_schema=schema)
+    graph.add_node("answer", answer)
+    graph.add_edge(START, "answer")
+    server = await start(Agent(graph.compile(), "x"))
+    told = [
+        (await server.run("hi", thread_id="t", **fields))[-2]["content"]
+        for fields in ({"context": {"tone": "dry"}}, {})
+    ]
+    assert told == ["In a dry tone.", "In a None tone."]
+    for bad in ({}, {"tone": 1}):
+        body = {"message": "hi", "thread_id": "t", "context": bad}
+        status, refusal = await server.call("POST", "/api/chat", json=body)
+        assert (status, refusal["error"]["code"]) == (400, "invalid_request")
+        assert "context" in refusal["error"]["message"]
+
+
+async def test_a_graph_without_a_schema_ignores_the_context(start: Start) -> None:
+    server = await start(scripted_agent([["Hello"]]))
+    assert (await server.run("hi", context={"tone": "dry"}))[-2]["content"] == "Hello"
+
+
+async def test_a_model_without_a_key_is_named_as_what_is_missing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from langchain_openai import ChatOpenAI
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await ChatOpenAI(model="m").ainvoke(state["messages"])]}
+
+    events = await (await start(Agent(graph_of(answer=answer).compile(), "x"))).run("hi")
+    assert (events[-2]["code"], events[-2]["retryable"]) == ("model_auth", False)
+    assert "key" in events[-2]["message"]
 
 
 # --------------------------------------------------------------------------------- what broke once
