@@ -399,7 +399,7 @@ class Translator:
             if (text := self._streamed(message)) and (kept := text_of(message)):
                 last, content = text, kept
                 break
-        if last is None:
+        if last is None or not self.shown:
             return None
         return StreamEvent(
             "final_answer",

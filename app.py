@@ -33,10 +33,10 @@ from edge.access import SETTINGS, USER, add_headers, guard, send_json
 from edge.requests import MESSAGE_CHARS, read_chat, read_cursor, read_thread
 from edge.settings import VERSION, SettingError, Settings, read_settings
 from events import Refused, Unavailable, encode_comment, encode_retry
+from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import AnyRun, MemoryStore, Registry, Store
 from runs.run import Run
-from threads.document import document
 from threads.memory import Memory
 
 HERE = Path(__file__).resolve().parent

@@ -109,10 +109,6 @@ class StreamEvent:
     timings: dict[str, int] | None = None
     usage: dict[str, int] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the event as JSON will carry it: absent fields left out, not null."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _quote = json.encoder.encode_basestring

@@ -1,7 +1,4 @@
-"""A thread as a client sees it: its messages as plain objects.
-
-Nothing in here knows events or runs.
-"""
+"""A thread's messages as plain objects, as clients see them: the contract's thread document."""
 
 from __future__ import annotations
 
@@ -10,8 +7,16 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from graphs.messages import USAGE, calls_of, input_of, pieces_of, result_of, text_of
-from threads.repair import CLOSING, ENDED
+from graphs.messages import (
+    CLOSING,
+    ENDED,
+    USAGE,
+    calls_of,
+    input_of,
+    pieces_of,
+    result_of,
+    text_of,
+)
 
 
 def document(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:

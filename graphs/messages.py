@@ -23,6 +23,13 @@ STATUS = "closed_as"
 """The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
 
 
+ENDED = "turn_ended"
+"""The key in an AI message's response_metadata that says why its turn did not complete."""
+
+CLOSING = "closes_turn"
+"""The key in the response_metadata of an AI message that stands for a missing answer."""
+
+
 def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
     """Return a message's tool calls, also those with unusable arguments: providers count them."""
     if not isinstance(message, AIMessage):

@@ -23,14 +23,14 @@ from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
 
 from agent import Agent
-from graphs.messages import STATUS
+from graphs.messages import CLOSING, ENDED, STATUS
 from tests.agents import only
 from tests.client import check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, scripted_agent
 from tests.upstream import lacks_a_result
 from threads.memory import Memory
-from threads.repair import CLOSING, ENDED, NO_ANSWER, repair, unanswered
+from threads.repair import NO_ANSWER, repair, unanswered
 
 Start = Callable[..., Awaitable[Server]]
 
@@ -320,6 +320,36 @@ async def test_an_artifact_that_cannot_be_saved_is_left_out(start: Start) -> Non
 
 
 # ------------------------------------------------------------------------------------- the memory
+
+
+async def test_a_graph_that_was_left_behind_does_not_write_to_the_next_turn(start: Start) -> None:
+    begun, let_go, over = (asyncio.Event() for _ in range(3))
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        text = str(state["messages"][-1].text)
+        if text == "stubborn":
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await let_go.wait()
+            asyncio.get_running_loop().call_later(0, over.set)
+        return {"messages": [AIMessage(f"Answer to {text}")]}
+
+    server = await start(Agent(only(answer).compile(), "x"))
+    stream = await server.ask("stubborn", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    await begun.wait()
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    assert (await stream.until("done"))["reason"] == "cancelled"
+    await server.run("next", thread_id="t")
+    let_go.set()
+    await over.wait()
+    await server.run("last", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == [
+        *("stubborn", "", "next", "Answer to next", "last", "Answer to last")
+    ]
 
 
 async def test_the_memory_keeps_nothing_of_a_thread_that_it_forgets(start: Start) -> None:

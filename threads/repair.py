@@ -24,7 +24,7 @@ from langgraph.graph import END, START
 from langgraph.pregel import Pregel
 from langgraph.types import Overwrite, StateSnapshot
 
-from graphs.messages import STATUS, calls_of
+from graphs.messages import CLOSING, ENDED, STATUS, calls_of
 
 Graph = Pregel[Any, Any, Any, Any]
 
@@ -35,14 +35,8 @@ LEFT_OPEN = {
 }
 """What is said of a tool call that nothing but the run's end closes, by the call's status."""
 
-ENDED = "turn_ended"
-"""The key in an AI message's response_metadata that says why its turn did not complete."""
-
-CLOSING = "closes_turn"
-"""The key in the response_metadata of an AI message that stands for a missing answer."""
-
 NO_ANSWER = "…"
-"""The text of such a message: providers refuse an empty one."""
+"""The text of a message that stands for a missing answer: providers refuse an empty one."""
 
 
 def config_of(thread: str, namespace: str = "") -> RunnableConfig:
