@@ -31,7 +31,7 @@ from aiohttp.http import StreamWriter
 from agent import Agent
 from edge.access import SETTINGS, USER, add_headers, guard, send_json
 from edge.requests import MESSAGE_CHARS, read_chat, read_cursor, read_thread
-from edge.settings import VERSION, SettingError, Settings, read_settings
+from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
 from events import Refused, Unavailable, encode_comment, encode_retry
 from graphs.document import document
 from graphs.load import AgentError, find, make
@@ -354,7 +354,8 @@ async def serve(settings: Settings, found: Any) -> None:
     loop.set_exception_handler(log_loop_failure)
     # A stopped tool keeps its worker thread until it returns; others must not wait for that.
     loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
-    app = create_app(settings, await choose_agent(settings, found))
+    agent = await choose_agent(settings, found)
+    app = create_app(settings, agent)
     runner, url = await listen(app, settings.host, settings.port)
     stop = asyncio.Event()
 
@@ -370,11 +371,23 @@ async def serve(settings: Settings, found: Any) -> None:
     gc.set_threshold(GARBAGE)
     if "*" in settings.hosts and not (settings.api_token or settings.user_header):
         logger.warning("anybody who reaches this server may use it: set API_TOKEN or USER_HEADER")
-    print(f"Serving on {url}", flush=True)
+    print(f"Serving {about(agent)} on {url}; Ctrl-C stops", flush=True)
     await stop.wait()
+    runs, grace_s = app[RUNS], settings.shutdown_grace_s
+    if runs.running:
+        waiting = f"Waiting up to {grace_s:g} s for running runs ({runs.running})"
+        print(f"{waiting}; Ctrl-C again stops at once", flush=True)
     # The server still listens: reads and health checks are answered.
-    await app[RUNS].drain(settings.shutdown_grace_s)
+    await runs.drain(grace_s)
     await runner.cleanup()
+
+
+def about(agent: Agent) -> str:
+    """Return what is served, for a person."""
+    if agent.model is None:
+        return agent.name
+    model = "demo model, no key needed" if agent.model == "demo" else agent.model
+    return f"the {agent.name} agent ({model})"
 
 
 def log_loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -391,11 +404,15 @@ def main() -> None:
         # Only this server's own level: libraries log addresses and texts below WARNING.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
         logger.setLevel(settings.log_level.upper())
+        for name, meant in misspelt(os.environ):
+            logger.warning("the variable %s is no setting; is %s meant?", name, meant)
         found = find(settings.agent) if settings.agent else None
         run_to_the_end(serve(settings, found))
     except (SettingError, AgentError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # Ctrl-C during the start.
+        os._exit(128 + signal.SIGINT)
     logging.shutdown()
     sys.stdout.flush()
     # A tool that blocks a worker thread would hold the process until it returns.

@@ -10,8 +10,9 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -188,6 +189,13 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Setti
                 got = "something else" if kind.secret else repr(text)
                 raise SettingError(f"{name} wants {kind.wants}, got {got}") from None
     return Settings(**values)
+
+
+def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
+    """Return variables that are nearly named as a setting, each with that setting's name."""
+    names = [each.name.upper() for each in fields(Settings)]
+    close = {name: get_close_matches(name, names, 1, cutoff=0.85) for name in environ}
+    return [(name, found[0]) for name, found in close.items() if found and name not in names]
 
 
 def _flag(name: str) -> str:
