@@ -10,8 +10,8 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 from graphs.messages import (
     CLOSING,
     ENDED,
-    USAGE,
     calls_of,
+    counts_of,
     input_of,
     pieces_of,
     result_of,
@@ -59,7 +59,7 @@ def _assistant(message: AIMessage) -> dict[str, Any]:
         "content": "" if metadata.get(CLOSING) else text_of(message),
         "tool_calls": calls or None,
         "reasoning": "".join(text for type_, text in pieces if type_ == "reasoning_delta") or None,
-        "usage": {name: usage.get(name) or 0 for name in USAGE} if usage else None,
+        "usage": counts_of(usage) if usage else None,
         "ended": ended.get("reason"),
         "error": ended.get("error"),
     }

@@ -43,6 +43,7 @@ SETTINGS = {
     "MAX_RUNS": "30",
     "MAX_THREADS": "20",
     "MAX_RUN_BYTES": "4000000",
+    "MAX_BODY_BYTES": "262144",
     # The allocator gives back what is freed, so that what is held is all that is measured.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "32768",

@@ -83,6 +83,7 @@ REPAIRS: list[tuple[str, list[AnyMessage], list[str]]] = [
         [USER, calling("c"), ToolMessage("3", tool_call_id="c")],
         ["human hi", "ai", "tool c success", "ai …"],
     ),
+    ("a blank answer", [USER, AIMessage(" \n", id="b")], ["human hi", "ai …"]),
     ("a system message alone", [SystemMessage("x")], ["system x", "ai …"]),
 ]
 
@@ -104,8 +105,7 @@ def test_what_the_graph_did_not_keep_is_added() -> None:
     repaired = repair([], [USER, half], ended={"reason": "cancelled"})
     assert shape(repaired) == ["human hi", "ai Half"]
     assert repaired[-1].response_metadata[ENDED] == {"reason": "cancelled"}
-    # What the graph kept is not added again, and the turn has no second ending.
-    assert repair(repaired, [USER, half]) == repaired
+    assert repair(repaired) == repaired
 
 
 def test_a_finished_tools_result_is_kept_though_its_graph_did_not_keep_it() -> None:
@@ -301,6 +301,44 @@ async def test_the_question_of_a_running_run_is_among_the_messages(start: Start)
     check([begun, *await stream.events()])
     _, thread = await server.call("GET", "/api/threads/t")
     assert [m["content"] for m in thread["messages"]] == ["first", "One.", "second", "Two."]
+
+
+async def test_a_number_that_cannot_be_saved_becomes_a_float(start: Start) -> None:
+    @tool
+    async def count(n: int) -> str:
+        """Count."""
+        return "counted"
+
+    script = [call("count", f'{{"n": {10**30}}}', "c1"), ["Done."], ["Bye."]]
+    server = await start(scripted_agent(script, [count]))
+    events = await server.run("go", thread_id="t")
+    assert events[-1]["reason"] == "completed"
+    assert (await server.run("bye", thread_id="t"))[-1]["reason"] == "completed"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert thread["messages"][1]["tool_calls"][0]["input"] == {"n": 1e30}
+
+
+async def test_a_text_whose_message_got_another_id_is_in_the_thread_once(start: Start) -> None:
+    gate = asyncio.Event()
+    model = ScriptedModel(script=[["Hello ", "there."]])
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        text = (await model.ainvoke(state["messages"])).text
+        return {"messages": [AIMessage(str(text), id="own")]}
+
+    async def hang(state: MessagesState) -> None:
+        await gate.wait()
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("answer", answer)
+    graph.add_node("hang", hang)
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", "hang")
+    server = await start(Agent(graph.compile(), "x"), run_timeout_s=1)
+    events = await server.run("hi", thread_id="t")
+    assert events[-1]["reason"] == "timeout"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["hi", "Hello there."]
 
 
 async def test_an_artifact_that_cannot_be_saved_is_left_out(start: Start) -> None:
