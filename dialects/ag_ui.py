@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dialects import shared
-from dialects.shared import Json, Pending, invalid, objects_in, resume_of, text_of, to_json
+from dialects.shared import Json, Pending, ids_of, invalid, objects_in, resume_of, text_of, to_json
 from events import Asked
 
 NAMES = {
@@ -42,6 +42,9 @@ def read(body: Json, pending: Pending) -> Asked | None:
             else None
             for each in entries
         }
+        waited = {id_ for each in (pending or {}).items() for id_ in ids_of(*each)}
+        if pending is None or (waited and not waited & answers.keys()):
+            return None  # They have been given, but the client does not have what followed.
         asked["resume"] = resume_of(answers, pending)
     elif messages and messages[-1].get("role") == "user":
         asked["message"] = text_of(messages[-1].get("content"))
@@ -61,19 +64,22 @@ class Translator(shared.Translator):
         self, run_id: str, body: Json, replay: bool = False, answers: Sequence[Any] = ()
     ) -> None:
         super().__init__(answers)
-        self.continues = "resume" in body and not replay
         self._newest = run_id
         self._about = {"threadId": body["threadId"], "runId": body["runId"]}
         self._is_new_client = "protocolVersion" in body
         messages = objects_in(body.get("messages"))
-        self._snapshot = messages = before_the_turn(messages) if replay else messages
-        self._replay = replay
-        self._results = {each.get("toolCallId") for each in messages}
-        for each in messages:
-            for call in objects_in(each.get("toolCalls")):
+        asked = max((n for n, m in enumerate(messages, 1) if m.get("role") == "user"), default=0)
+        # The client keeps reasoning that is in no snapshot, and appends to it.
+        thoughts = [{**m, "content": ""} for m in messages[asked:] if m.get("role") == "reasoning"]
+        self._snapshot = messages[:asked] + thoughts if replay else None
+        has = messages if self._snapshot is None else self._snapshot
+        self._results = {each.get("toolCallId") for each in has}
+        for n, message in enumerate(has):
+            for call in objects_in(message.get("toolCalls")):
                 match call:
                     case {"id": str(id_), "function": {"name": tool, "arguments": str(given)}}:
-                        self.sent[id_] = tool, from_json(given)
+                        # The calls of earlier turns are none of those that this run starts again.
+                        self.sent[id_] = (tool, from_json(given)) if n >= asked else ("", None)
 
     def say(self, phase: str, kind: str, message_id: str, **delta: str) -> Iterator[Json]:
         id_ = message_id if kind == "text" else f"{message_id}-reasoning"
@@ -87,7 +93,7 @@ class Translator(shared.Translator):
             case "start":
                 about = {"protocolVersion": "1.0", "metadata": {"run_id": self._newest}}
                 yield {"type": "RUN_STARTED", **self._about, **about}
-                if self._replay:
+                if self._snapshot is not None:
                     yield {"type": "MESSAGES_SNAPSHOT", "messages": self._snapshot}
             case "thinking":
                 yield custom("thinking", event["content"])
@@ -137,16 +143,6 @@ class Translator(shared.Translator):
             about["toolCallId"] = call_id
         message = str(value.get("description", value.get("name")))
         return {**about, "reason": "tool_call", "message": message}
-
-
-def before_the_turn(messages: list[Json]) -> list[Json]:
-    """Return a client's messages up to the last one of the user.
-
-    The client keeps reasoning that is in no snapshot, and appends to it: so it has to be emptied.
-    """
-    start = max((n for n, each in enumerate(messages, 1) if each.get("role") == "user"), default=0)
-    thoughts = [each for each in messages[start:] if each.get("role") == "reasoning"]
-    return messages[:start] + [{**each, "content": ""} for each in thoughts]
 
 
 def custom(name: str, value: Any) -> Json:

@@ -75,10 +75,10 @@ class Translator(shared.Translator):
         for part in objects_in(message.get("parts")):
             match part:
                 case {"type": str(type_), "toolCallId": str(id_), "input": given}:
-                    self.sent[id_] = call = type_.removeprefix("tool-"), given
+                    self.sent[id_] = type_.removeprefix("tool-"), given
                     match part.get("approval"):
                         case {"id": approval_id} if approval_id == id_:
-                            self.allowed[id_] = call
+                            self.allowed.append(id_)
 
     def translate(self, event: Json) -> bytes:
         is_end = event["type"] == "done" and not self.answers
@@ -106,9 +106,11 @@ class Translator(shared.Translator):
                 yield {**output(id_, note), "preliminary": True}
             case "tool_result":
                 self._in_step = False
-                failed = {"type": "tool-output-error", "errorText": event.get("message")}
-                ok = event["status"] == "ok"
-                yield output(id_, event.get("result")) | ({} if ok else failed)
+                if event["status"] == "ok":
+                    yield output(id_, event["result"])
+                else:
+                    error = {"type": "tool-output-error", "errorText": event["message"]}
+                    yield {**error, "toolCallId": id_}
             case "final_answer":
                 self._finish = event.get("finish_reason")
                 if self.changed:
@@ -151,8 +153,7 @@ class Translator(shared.Translator):
     def _ask(self, *answered: Any) -> Iterator[Json]:
         """Yield what the run waits for, or waited for if the answer to it is given."""
         ids = {each["id"] for each in self.interrupts}
-        # The page answers once all of the last step has an answer.
-        self._in_step = self._stepped = False
+        self._in_step = False  # The page answers once all of the last step has an answer.
         for id_, value, is_call in self.asked():
             if not is_call:
                 yield from self._input(id_, "interrupt", value, for_page=not answered)
@@ -162,11 +163,13 @@ class Translator(shared.Translator):
                 continue
             call_id = self.call_of(value)
             if call_id is None:
-                self.sent[id_] = self.allowed[id_] = call = value.get("name", ""), value.get("args")
+                self.allowed.append(id_)
+                self.sent[id_] = call = value.get("name", ""), value.get("args")
                 yield from self._input(id_, *call)
             if not answered:
                 approval = {"approvalId": id_, "toolCallId": call_id or id_}
                 yield {"type": "tool-approval-request", **approval}
+        self._in_step = self._stepped = False
 
 
 def output(call_id: str, given: Any) -> Json:

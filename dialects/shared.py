@@ -53,22 +53,26 @@ def requests_in(value: Any) -> list[Json]:
     return objects_in(value.get("action_requests")) if isinstance(value, dict) else []
 
 
+def ids_of(id: str, value: Any) -> list[str]:
+    """Return the ids to answer an interrupt by: its own, or ``<id>:<n>`` for each call to allow."""
+    return [f"{id}:{n}" for n, _ in enumerate(requests_in(value))] or [id]
+
+
 def resume_of(answers: Mapping[str, Any], pending: Pending) -> Any:
     """Return the ``resume`` that answers all that a thread waits for.
 
-    ``answers`` are by the id of the interrupt; where it asks to allow tool calls, there is one
-    for each, by ``<id>:<index>``. Raises Refused if one is missing.
+    ``answers`` are by what `ids_of` gives. Raises Refused if one is missing.
     """
     if pending is None:
         raise Refused("nothing_to_resume")
     resume = {}
     for interrupt, value in pending.items():
-        ids = [f"{interrupt}:{n}" for n, _ in enumerate(requests_in(value))]
-        for each in ids or [interrupt]:
+        ids = ids_of(interrupt, value)
+        for each in ids:
             if each not in answers:
                 raise invalid(f"The interrupt {each!r} waits for an answer.")
         decisions = [_decision(answers[each]) for each in ids]
-        resume[interrupt] = {"decisions": decisions} if ids else answers[interrupt]
+        resume[interrupt] = {"decisions": decisions} if requests_in(value) else answers[interrupt]
     return resume if pending else [None, *answers.values()][-1]
 
 
@@ -91,17 +95,15 @@ class Translator:
     def __init__(self, answers: Sequence[Any] = ()) -> None:
         self.answers = [*answers]
         self.run_id = ""
-        self.continues = True
-        """Whether the first run answers an interrupt, too, and the client has what it asked."""
         self.sent: dict[str, Call] = {}
         """The tool calls that the client has, by their id there."""
-        self.allowed: dict[str, Call] = {}
+        self.allowed: list[str] = []
         """Those of them that a person was asked to allow before they had an id of their own."""
         self.changed = False
         """Whether the graph changed its answer after the deltas were sent."""
         self.interrupts: list[Json] = []
-        self._earlier: dict[str, Call] = {}
-        """The calls of earlier runs that this one has not started again."""
+        self._earlier: dict[str, str] = {}
+        """The id in the client of earlier runs' calls that this run has not started again."""
         self._unanswered: dict[str, Call] = {}
         self._ids: dict[str, str] = {}
         """The id that a tool call has in the client, if that is another one."""
@@ -137,7 +139,7 @@ class Translator:
         match type_:
             case "start":
                 first, self.run_id = not self.run_id, event["run_id"]
-                self._earlier = {} if first and not self.continues else {**self.sent}
+                self._earlier = {id_.rstrip("+"): id_ for id_ in self.sent}
                 self.interrupts = []
                 if not first:
                     return
@@ -163,13 +165,16 @@ class Translator:
 
         A run that answers an interrupt starts the calls of its turn again.
         """
-        has = self._earlier.pop(call_id, None) == call
-        id_ = call_id
-        if not has and (found := [id_ for id_, each in self.allowed.items() if each == call]):
-            has, id_ = True, found[0]
-            del self.allowed[id_]
-        while not has and id_ in self.sent:  # A model may give a later call the same id.
-            id_ += "+"
+        known = self._earlier.pop(call_id, "")
+        allowed = [id_ for id_ in self.allowed if self.sent[id_] == call]
+        has, id_ = True, known
+        if self.sent.get(known) != call and allowed:
+            id_ = allowed[0]
+            self.allowed.remove(id_)
+        elif self.sent.get(known) != call:
+            has, id_ = False, call_id
+            while id_ in self.sent:
+                id_ += "+"  # A model may give a later call the same id.
         self._ids[call_id] = id_
         self.sent[id_] = self._unanswered[id_] = call
         return has
@@ -195,10 +200,8 @@ class Translator:
         # A static breakpoint has no interrupt.
         for each in self.interrupts or [{"id": self.run_id, "value": None}]:
             requests = requests_in(each["value"])
-            for n, request in enumerate(requests):
-                yield f"{each['id']}:{n}", request, True
-            if not requests:
-                yield each["id"], each["value"], False
+            for id_, value in zip(ids_of(**each), requests or [each["value"]], strict=True):
+                yield id_, value, bool(requests)
 
     def call_of(self, request: Json) -> str | None:
         """Return the id of the open call that a person is asked to allow, if there is one."""

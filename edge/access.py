@@ -91,6 +91,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         if isinstance(error, ConnectionError) and request.transport is None:
             raise  # The client is gone.
+        if request.path.startswith("/static/"):  # The path is no name that a file could have.
+            return refuse(request, Refused("not_found"))
         ref = secrets.token_hex(4)
         what = "%s %r failed ref=%s"
         logger.error(what, request.method, request.path, ref, exc_info=error)
@@ -196,8 +198,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     else:
         headers.setdefault("Cache-Control", "no-cache")
         headers["Referrer-Policy"] = "no-referrer"
-        # The React example loads React from another host; its own policy is in its HTML.
-        if not request.path.startswith("/static/react/"):
+        # The examples, a folder each, load packages from another host: their HTML has a policy.
+        if not re.match("/static/[^/]+/", request.path):
             headers["Content-Security-Policy"] = PAGE_POLICY
     headers.add("Vary", "Origin")
     if is_listed(request):

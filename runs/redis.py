@@ -51,7 +51,7 @@ ANSWER_S = 1.0
 """How long Redis may take to reply, so that a renewal can be tried twice."""
 
 RETRY_S = 0.1
-SEND_EVERY_S, URGENT = 0.005, 10
+SEND_EVERY_S, URGENT = 0.005, 5
 """Write coalescing: the first events of a run and its end are sent to Redis at once, the others
 wait so long for more to come. That halves the cost of a token."""
 
@@ -98,7 +98,8 @@ class RedisStore:
     async def open(self, run: Run) -> EventLog:
         """Return the empty log of a new run; its lease begins."""
         log = OwnLog(run, self._send_soon)
-        _, age_ms = await self._call(commands.own(run.id, self.server), commands.age())
+        lease = commands.own(run.id, self.server)
+        _, age_ms = await self._call_all(lease, commands.age())
         # A Redis that forgot which threads have runs: those of before may still go on.
         if age_ms < in_ms(SURE_S):
             raise Unavailable
@@ -119,19 +120,19 @@ class RedisStore:
         """Return the run that holds the name: this one, if no other did."""
         void = ""
         while True:
-            (found,) = await self._call(commands.claim(name, run_id, void, self._longest_ms))
-            holder = str(found, "ascii")
+            claim = commands.claim(name, run_id, void, self._longest_ms)
+            holder = str(await self._call(claim), "ascii")
             if holder == run_id or not await self._is_void(name, holder):
                 return holder
             void = holder
 
     async def holder(self, name: str) -> str | None:
-        (found,) = await self._call(commands.holder(name))
+        found = await self._call(commands.holder(name))
         holder = str(found or b"", "ascii")
         return holder if holder and not await self._is_void(name, holder) else None
 
     async def _is_void(self, name: str, holder: str) -> bool:
-        owned, newest = await self._call(*commands.look_at_end(holder))
+        owned, newest = await self._call_all(*commands.look_at_end(holder))
         if name.startswith("thread:"):
             return not owned or has_ended(newest)
         return not owned and not newest
@@ -159,13 +160,15 @@ class RedisStore:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(SEND_EVERY_S, self._work.set)
 
-    def _call(self, *calls: Command) -> asyncio.Future[list[Any]]:
-        """Have commands sent with those of all others, and return the future of their replies."""
-        loop = asyncio.get_running_loop()
-        replies = [loop.create_future() for _ in calls]
-        self._calls += zip(calls, replies, strict=True)
+    def _call(self, command: Command) -> asyncio.Future[Any]:
+        """Have a command sent with those of all others, and return the future of its reply."""
+        reply = asyncio.get_running_loop().create_future()
+        self._calls.append((command, reply))
         self._work.set()
-        return asyncio.gather(*replies)
+        return reply
+
+    def _call_all(self, *calls: Command) -> asyncio.Future[list[Any]]:
+        return asyncio.gather(*map(self._call, calls))
 
     def _post(self, command: Command) -> None:
         """Have a command sent whose reply nobody needs."""
@@ -296,9 +299,9 @@ class RedisStore:
     def _give_up(self, log: OwnLog) -> None:
         """Stop a run whose lease has run out, or soon will."""
         if self._own.pop(log.run.id, None):
+            logger.warning("run=%s has lost its lease", log.run.id)
             log.cut()
-            if log.run.turn:  # It has started.
-                logger.warning("run=%s has lost its lease", log.run.id)
+            if log.run.turn:  # It has started, and has not ended.
                 log.run.stop("shutdown")
 
     # -------------------------------------------------------------------- runs of other servers
@@ -339,7 +342,7 @@ class RedisStore:
     async def _look(self, run: ForeignRun) -> None:
         """Copy what is new in the run's log, and end the run if its owner is gone."""
         for _ in range(3):
-            if saw(run, *await self._call(*commands.look(run.id, run.log.last_id))):
+            if saw(run, *await self._call_all(*commands.look(run.id, run.log.last_id))):
                 return
             await self._end(run)
         # Redis has forgotten the log or a part of it.
@@ -347,12 +350,12 @@ class RedisStore:
 
     async def _end(self, run: ForeignRun) -> None:
         """End a run without an owner, unless another server did so first."""
-        ((seconds, micros),) = await self._call(("TIME",))
+        seconds, micros = await self._call(("TIME",))
         ref, last_id = secrets.token_hex(4), run.log.last_id
         events = run.closing_events(seconds * 1000 + micros // 1000, ref)
         frames = [encode_event(event, last_id + n) for n, event in enumerate(events, 1)]
-        (ended,) = await self._call(commands.append(run.id, "", last_id, self._kept_ms, frames))
-        if ended:
+        end = commands.append(run.id, "", last_id, self._kept_ms, frames)
+        if await self._call(end):
             logger.warning("run=%s is over: its server is gone ref=%s", run.id, ref)
 
 

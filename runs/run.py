@@ -76,6 +76,7 @@ class Run:
         self._gave_back = False
         self._timers: list[asyncio.TimerHandle] = []
         self._grace: asyncio.TimerHandle | None = None
+        self._late_end: asyncio.Task[None] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the run's state as its JSON document."""
@@ -169,17 +170,21 @@ class Run:
         logger.info("run=%s thread=%s started", self.id, self.asked.thread_id)
         failure: BaseException | None = None
         try:
+            # Readers get `start` before the graph keeps the event loop busy.
+            await self.log.wait(0, STOP_S)
             async with aclosing(turn.stream()) as events:
                 async for event in events:
                     if self._ending:
-                        return
+                        break
                     counted = event.type not in CLOSING
                     self._append(event, self._limits.max_run_bytes if counted else math.inf)
         except LogFull:
             pass  # `_append` has stopped the run.
         except BaseException as error:  # noqa: BLE001  # A tool may raise SystemExit, too.
             failure = error
-        if not self._ending:
+        if self._late_end:  # Shutdown waits for this task, and so for the end.
+            await self._late_end
+        else:
             self._ending = True
             await self._end(turn, failure)
 

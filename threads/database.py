@@ -1,8 +1,8 @@
 """Threads in SQLite or PostgreSQL, by LangGraph's own checkpointers: they outlive the server.
 
-`Saver` wraps LangGraph's saver. It promises that a run writes nothing once it may not write any
-more, that a database that is away raises Unavailable within `ANSWER_S`, and that a thread keeps
-the checkpoints of one turn alone. Nothing in here knows runs.
+`Saver` wraps LangGraph's saver. It promises three things: a run that has lost its lease writes
+nothing; a database that does not reply raises Unavailable within `ANSWER_S`; a thread keeps only
+the checkpoints of its newest turn. Nothing in here knows runs.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ ANSWER_S = 2.0
 POOL_SIZE = 10
 
 PAUSE_MS = 500
-"""How long a transaction may be idle. It is less than the second for which a run still has its
-lease after it may not write any more."""
+"""How long a transaction may be idle. When a run may no longer write, its lease still lasts a
+second: a write that has passed the check is committed or dropped before the lease ends."""
 
 T = TypeVar("T")
 AnySaver = BaseCheckpointSaver[Any]
@@ -71,7 +71,7 @@ async def _open_sqlite(url: str) -> AsyncIterator[AnySaver]:
 
 
 async def _prune_sqlite(saver: Any, thread_id: str, first: str) -> None:
-    """Drop what is older than a turn's first checkpoint, but the newest of each namespace."""
+    """Drop what is older than the turn's first checkpoint; keep the newest of each namespace."""
     async with saver.lock:
         # A delta channel's value is spread over its older checkpoints, whose metadata counts them.
         delta = "instr(metadata, 'counters_since_delta_snapshot')"
@@ -94,6 +94,7 @@ async def _prune_sqlite(saver: Any, thread_id: str, first: str) -> None:
 async def _open_postgres(url: str) -> AsyncIterator[AnySaver]:
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
     from psycopg import AsyncConnection, InterfaceError, OperationalError
+    from psycopg.errors import IdleInTransactionSessionTimeout
     from psycopg.rows import dict_row
     from psycopg_pool import AsyncConnectionPool
 
@@ -105,18 +106,19 @@ async def _open_postgres(url: str) -> AsyncIterator[AnySaver]:
                 yield saver
                 return
             async with connection.transaction():
-                # If this server is paused after its check, PostgreSQL drops the transaction.
-                idle = f"SET LOCAL idle_in_transaction_session_timeout = {PAUSE_MS}"
-                await connection.execute(idle)
                 yield saver
+                # If this server is paused after its check, PostgreSQL drops the transaction.
+                # The limit is set after the saver's pipeline: within one it has no effect.
+                pause = f"SET LOCAL idle_in_transaction_session_timeout = {PAUSE_MS}"
+                await connection.execute(pause)
                 if not may_write():
                     raise Unavailable
 
     options: Any = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     options["connect_timeout"] = round(ANSWER_S)
     async with await AsyncConnection.connect(url, **options) as connection:
-        # Servers that start together take turns. None waits inside the database, since a session
-        # that does holds up the setup's concurrent indexes.
+        # Servers that start together take turns. They poll: a session that waits for the lock
+        # would block the setup of another one, which creates its indexes concurrently.
         turn = "SELECT pg_try_advisory_lock(hashtext('checkpoint setup')) AS mine"
         while not (await (await connection.execute(turn)).fetchall())[0]["mine"]:
             await asyncio.sleep(0.1)
@@ -127,16 +129,15 @@ async def _open_postgres(url: str) -> AsyncIterator[AnySaver]:
         min_size=1,
         max_size=POOL_SIZE,
         open=False,
-        # A connection that a restarted database has forgotten would cost somebody their run.
+        # Without the check a restarted database would fail one run for each old connection.
         check=AsyncConnectionPool.check_connection,
         timeout=ANSWER_S,
         reconnect_timeout=ANSWER_S,
     )
     await pool.open()
+    away = OperationalError, InterfaceError, IdleInTransactionSessionTimeout
     try:
-        yield Saver(
-            AsyncPostgresSaver(pool), lend, _prune_postgres, (OperationalError, InterfaceError)
-        )
+        yield Saver(AsyncPostgresSaver(pool), lend, _prune_postgres, away)
     finally:
         await pool.close(timeout=ANSWER_S)
 
@@ -147,11 +148,11 @@ async def _prune_postgres(saver: Any, thread_id: str, first: str) -> None:
 
 
 class Saver(BaseCheckpointSaver[Any]):
-    """A saver of LangGraph's, guarded.
+    """LangGraph's saver of a database, guarded.
 
-    ``lend`` gives a saver for one operation; for a write it is told how to find out whether the
-    run may still write, and raises Unavailable if not. ``failures`` are the exceptions that say
-    that the database is away.
+    ``lend`` gives a saver for one operation. For a write it gets the function that says whether
+    the run may still write, and raises Unavailable if not. ``failures`` are the exceptions that
+    mean that the database is away.
     """
 
     def __init__(
@@ -190,15 +191,6 @@ class Saver(BaseCheckpointSaver[Any]):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         return await self._use(lambda saver: saver.aget_tuple(config))
-
-    async def alist(
-        self, config: RunnableConfig | None, **options: Any
-    ) -> AsyncIterator[CheckpointTuple]:
-        async def found(saver: AnySaver) -> list[CheckpointTuple]:
-            return [each async for each in saver.alist(config, **options)]
-
-        for each in await self._use(found):
-            yield each
 
     async def aput(
         self,
@@ -248,7 +240,7 @@ class Saver(BaseCheckpointSaver[Any]):
     def get_next_version(self, current: Any, channel: None) -> Any:
         return self._saver.get_next_version(current, channel)
 
-    # A node may run a subgraph from a thread of its own.
+    # A node that is no coroutine runs in a worker thread, and so does a subgraph that it calls.
 
     def _wait(self, action: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(action, self._loop).result()
@@ -263,11 +255,6 @@ class Saver(BaseCheckpointSaver[Any]):
         self, config: RunnableConfig, writes: Any, task_id: str, task_path: str = ""
     ) -> None:
         self._wait(self.aput_writes(config, writes, task_id, task_path))
-
-    def get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return self._wait(self.aget_delta_channel_history(config=config, channels=channels))
 
 
 def _permission(config: RunnableConfig) -> MayWrite:

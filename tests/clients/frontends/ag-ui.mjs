@@ -1,28 +1,32 @@
-// node ag-ui.mjs VERSION URL CHATS: what an HttpAgent of AG-UI shows after each step, as JSON.
+// node ag-ui.mjs VERSION URL <CHATS: what agents of AG-UI's client show after each of their steps.
 //
 // A step is an object: what to do, and perhaps where to cut the response (`cut`: after so many
 // frames) or to abort the run (`stop`: when a message has this text).
 
-import { cut } from "./wire.mjs";
+import { cut, input } from "./wire.mjs";
 
-const [version, url, given] = process.argv.slice(2);
-const { HttpAgent } = await import(version === "0" ? "ag-ui-0" : "ag-ui-1");
+const [version, url] = process.argv.slice(2);
+const { HttpAgent } = await import(version === "0.0.59" ? "ag-ui-0" : "ag-ui-1");
 
 const warnings = [];
 console.warn = (...words) => warnings.push(words.join(" "));
 console.error = () => {};
+// The client cancels a stream that has failed already, and lets that rejection go.
+process.on("unhandledRejection", () => {});
 
-async function converse({ id, steps }) {
+async function converse({ id, urls, steps }) {
   let cutAt;
-  let sent = 0;
+  let [sent, frames] = [0, 0];
   const agent = new HttpAgent({
     url: `${url}/api/ag-ui`,
     threadId: id,
-    async fetch(input, init) {
+    async fetch(address, init) {
       sent += 1;
       const count = cutAt;
       cutAt = undefined;
-      return cut(input, init, count);
+      // Replicas take turns.
+      if (urls) address = address.replace(url, urls[sent % urls.length]);
+      return cut(address, init, count, () => (frames += 1));
     },
   });
   const events = [];
@@ -31,6 +35,7 @@ async function converse({ id, steps }) {
   let runId;
   for (const step of steps) {
     cutAt = step.cut;
+    frames = 0;
     events.length = 0;
     const stop = () => {
       const said = agent.messages.at(-1)?.content ?? "";
@@ -57,8 +62,8 @@ async function converse({ id, steps }) {
     const last = events.findLast((event) => event.type.startsWith("RUN_"));
     shown.push(JSON.parse(JSON.stringify({ error, messages, pendingInterrupts, types, last })));
   }
-  return { shown, sent, warnings };
+  return { shown, sent, warnings, frames };
 }
 
-const chats = JSON.parse(given);
+const chats = await input();
 console.log(JSON.stringify(await Promise.all(chats.map(converse))));

@@ -1,11 +1,11 @@
-// node ai-sdk.mjs VERSION URL STEPS: what a chat of Vercel's AI SDK shows after each step, as JSON.
+// node ai-sdk.mjs VERSION URL <CHATS: what chats of Vercel's AI SDK show after each of their steps.
 //
 // A step is an object: what to do, and perhaps where to cut the response (`cut`: after so many
 // frames) or to stop it (`stop`: when the message has this text).
 
-import { cut } from "./wire.mjs";
+import { cut, input } from "./wire.mjs";
 
-const [version, url, given] = process.argv.slice(2);
+const [version, url] = process.argv.slice(2);
 const { Chat } = await import(`ai-react${version}`);
 const {
   DefaultChatTransport,
@@ -13,19 +13,23 @@ const {
   lastAssistantMessageIsCompleteWithToolCalls: isComplete,
 } = await import(`ai${version}`);
 
-async function converse({ id, auto = true, messages = [], steps }) {
+async function converse({ id, auto = true, messages = [], urls, steps }) {
   let cutAt;
+  let [frames, requests] = [0, 0];
   const bodies = [];
   const transport = new DefaultChatTransport({
     api: `${url}/api/chat`,
-    async fetch(input, init) {
+    async fetch(address, init) {
       if (init.body) bodies.push(JSON.parse(init.body));
       const count = cutAt;
       cutAt = undefined;
-      return cut(input, init, count);
+      // Replicas take turns.
+      if (urls) address = address.replace(url, urls[(requests += 1) % urls.length]);
+      return cut(address, init, count, () => (frames += 1));
     },
   });
   const notes = [];
+  const progress = [];
   const chat = new Chat({
     id,
     messages,
@@ -33,17 +37,23 @@ async function converse({ id, auto = true, messages = [], steps }) {
     onData: (part) => notes.push(part),
     sendAutomaticallyWhen: auto ? (chat) => isComplete(chat) || isApproved(chat) : undefined,
   });
+  chat["~registerMessagesCallback"](() => {
+    for (const part of chat.lastMessage?.parts ?? []) {
+      if (part.preliminary && progress.length === 0) progress.push(part.output);
+    }
+  });
   const shown = [];
   for (const step of steps) {
     cutAt = step.cut;
-    if (step.stop !== undefined) {
-      const stop = () => {
-        const text = (chat.lastMessage?.parts ?? []).map((part) => part.text ?? "").join("");
-        if (chat.lastMessage?.role === "assistant" && text.includes(step.stop)) chat.stop();
-        else setTimeout(stop, 2);
-      };
-      stop();
-    }
+    frames = 0;
+    const before = chat.lastMessage;
+    const stop = () => {
+      const text = (chat.lastMessage?.parts ?? []).map((part) => part.text ?? "").join("");
+      const begun = chat.lastMessage?.role === "assistant" && chat.lastMessage.id !== before?.id;
+      if (begun && text.includes(step.stop)) chat.stop();
+      else setTimeout(stop, 2);
+    };
+    if (step.stop !== undefined) stop();
     const sent = bodies.length;
     await act(chat, step);
     await settled(chat);
@@ -51,7 +61,7 @@ async function converse({ id, auto = true, messages = [], steps }) {
     const parts = JSON.parse(JSON.stringify(chat.messages));
     shown.push({ status, error: error?.message, messages: parts, sent: bodies.length - sent });
   }
-  return { shown, notes };
+  return { shown, notes, progress, frames };
 }
 
 async function act(chat, step) {
@@ -89,5 +99,5 @@ async function settled(chat) {
   }
 }
 
-const chats = JSON.parse(given);
+const chats = await input();
 console.log(JSON.stringify(await Promise.all(chats.map(converse))));

@@ -1,24 +1,34 @@
-/** Fetches; if a count is given, lets so many frames pass and then fails, as a lost network does. */
-export async function cut(input, init, count) {
+/** Returns the JSON of standard input. */
+export async function input() {
+  const pieces = [];
+  for await (const piece of process.stdin) pieces.push(piece);
+  return JSON.parse(Buffer.concat(pieces).toString());
+}
+
+/**
+ * Fetches a stream, and tells of each frame. If a count is given, so many frames pass, and then it
+ * fails, as it does when the network is gone.
+ */
+export async function cut(address, init, count, onFrame) {
   const abort = new AbortController();
   init.signal?.addEventListener("abort", () => abort.abort());
-  const response = await fetch(input, { ...init, signal: abort.signal });
-  if (count === undefined || !response.ok) return response;
+  const response = await fetch(address, { ...init, signal: abort.signal });
+  if (!response.ok || response.status === 204) return response;
   const reader = response.body.getReader();
-  let [seen, passed] = ["", 0];
+  let [seen, passed, told] = ["", 0, 0];
   const body = new ReadableStream({
     async pull(controller) {
       const { done, value } = await reader.read();
       if (done) return controller.close();
       seen += Buffer.from(value).toString("latin1");
-      const ends = [...seen.matchAll(/data: .*\n\n/g)].map((found) => found.index + found[0].length);
-      if (ends.length < count) {
-        passed = seen.length;
-        return controller.enqueue(value);
-      }
-      const end = count ? ends[count - 1] : 0;
+      const ends = [...seen.matchAll(/^data: .*\n\n/gm)].map((each) => each.index + each[0].length);
+      for (; told < ends.length; told += 1) onFrame();
+      const isCut = count !== undefined && ends.length >= count;
+      const end = !isCut ? seen.length : count && ends[count - 1];
       if (end > passed) controller.enqueue(Buffer.from(seen.slice(passed, end), "latin1"));
-      // What was passed has to be read first: an error empties the queue.
+      passed = end;
+      if (!isCut) return;
+      // An error empties the queue: what was passed has to be read first.
       while (controller.desiredSize <= 0) await new Promise((resolve) => setTimeout(resolve, 1));
       abort.abort();
       controller.error(new TypeError("network error"));
