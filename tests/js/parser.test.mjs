@@ -169,6 +169,12 @@ describe("EventParser", () => {
     assert.deepEqual(frames.map(({ data }) => data), [null, "{}", null, "é"]);
   });
 
+  test("keeps each block as it came, however it is cut", () => {
+    const text = "retry: 1\r\n\r\n: heartbeat\r\n\r\nevent: a\rdata: é\r\rdata: b\nid: 2\n\n";
+    const blocks = ["retry: 1\r\n\r\n", ": heartbeat\r\n\r\n", "event: a\rdata: é\r\r", "data: b\nid: 2\n\n"];
+    everyWay(encoder.encode(text), ({ frames }, how) => assert.deepEqual(frames.map(({ raw }) => raw), blocks, how));
+  });
+
   test("returns a message with the byte that completes it", () => {
     const parser = new EventParser();
     assert.equal(parser.push(encoder.encode("data:a\r\n")).length, 0);
