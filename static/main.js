@@ -2,14 +2,14 @@
 /** Wires the page: what is pressed goes to the server, what the server sends goes to the turns. */
 
 import { authorization, deleteThread, hasToken, readRun, readThread, useToken } from "./api.js";
-import { byId, button, grow, make, sends } from "./dom.js";
+import { byId, grow, make, sends } from "./dom.js";
 import { enableCopy } from "./copy.js";
-import { closeDrawer, closeTop, say, watchPanels } from "./panels.js";
+import { closeDrawer, closeTop, say, showInfo, watchPanels } from "./panels.js";
 import { followEnd } from "./scroll.js";
 import { answering, nameTab, showState } from "./status.js";
-import { visit } from "./store.js";
+import { channel, visit } from "./store.js";
 import { ChatError, cancelRun, followRun, refusal, streamChat, uuid } from "./stream.js";
-import { addressOf, addressed, drawList, forget, remember, titleOf } from "./threads.js";
+import { addressOf, addressed, drawForgotten, drawList, forget, remember, titleOf } from "./threads.js";
 import { Turn } from "./turn.js";
 import { Wire } from "./wire.js";
 import { failures, fill, translate, words } from "./words.js";
@@ -62,10 +62,12 @@ const state = {
   reading: true,
   /** Whether the server no longer has the conversation. */
   forgotten: false,
+  /** Whether the server could not be reached. */
+  away: false,
 };
 
 /** Other tabs of this browser; null if the browser has no channel for them. */
-const others = channel();
+const others = channel("threads");
 
 /** @type {import("./turn.js").Actions} */
 const actions = {
@@ -74,6 +76,7 @@ const actions = {
     follow(turn, { call: (options) => streamChat(null, { ...options, threadId: state.threadId, resume: answer }), resumes: true }),
   questionChanged: () => {
     showComposer();
+    toEnd();
     message.focus();
   },
   busy: () => state.running !== null || state.reading,
@@ -125,7 +128,8 @@ async function follow(turn, begin) {
   /** @type {Running} */
   const running = { turn, runId: begin.runId ?? null, reading: new AbortController(), stopping: false, waiting: false, cut: () => {} };
   state.running = running;
-  if (!begin.runId) visit.set("pending", threadId);
+  // Until the first question of a thread is taken, the server has no such thread.
+  if (!begin.runId && state.turns.length === 1) visit.set("pending", threadId);
   if (addressed() !== threadId) history.replaceState(null, "", addressOf(threadId));
   remember(threadId, state.turns[0]?.question ?? turn.question);
   turn.begin(Boolean(begin.runId));
@@ -169,10 +173,6 @@ async function follow(turn, begin) {
       state.running = null;
       turn.showAsked();
       showRunning();
-      if (turn.asks) {
-        toEnd();
-        message.focus();
-      }
     }
     others?.postMessage(threadId);
   }
@@ -184,6 +184,7 @@ async function follow(turn, begin) {
  */
 function began(running, runId) {
   running.runId = runId;
+  state.away = false;
   visit.set("run", runId);
   visit.set("pending", "");
   keepDraft();
@@ -301,7 +302,11 @@ async function open(id) {
   wire.reset();
   state.reading = false;
   state.forgotten = !thread && addressed() === id && visit.get("pending") !== id;
-  if (state.forgotten) showForgotten();
+  if (state.forgotten)
+    drawForgotten(byId("forgotten"), id, fresh, (question) => {
+      fresh();
+      offer(question);
+    });
   if (thread) draw(thread);
   nameTab(titleOf(id));
   showRunning();
@@ -385,30 +390,6 @@ async function readWireAgain(id) {
   if (current()) wire.ended();
 }
 
-function showForgotten() {
-  const box = byId("forgotten");
-  const title = titleOf(state.threadId);
-  const { threadId } = state;
-  const buttons = make("div", "buttons");
-  buttons.append(
-    button(words.again, () => {
-      fresh();
-      offer(title);
-      message.focus();
-    }, "primary"),
-  );
-  if (title)
-    buttons.append(
-      button(words.removeEntry, () => {
-        forget(threadId);
-        fresh();
-      }, ""),
-    );
-  box.replaceChildren(make("h2", "", words.forgotten), make("p", "", words.forgottenWhy), buttons);
-  if (title) box.firstElementChild?.after(make("blockquote", "", title));
-  box.hidden = false;
-}
-
 /** Begins a new conversation. */
 function fresh() {
   const before = state.turns.length ? state.threadId : "";
@@ -445,15 +426,7 @@ async function start() {
   const response = await fetch("/api/info", { headers: authorization() });
   if (response.status === 401) return askToken();
   if (!response.ok) throw await refusal(response);
-  const info = await response.json();
-  const demo = info.model === "demo";
-  const label = byId("model");
-  label.textContent = demo ? words.demoShort : (info.model ?? info.agent);
-  label.title = info.agent;
-  label.hidden = false;
-  byId("demo").hidden = !demo;
-  // The suggestions name the built-in tools, which an agent of one's own does not have.
-  byId("suggestions").hidden = String(info.agent ?? "").includes(":");
+  showInfo(await response.json());
   tokenForm.hidden = true;
   composer.hidden = false;
   await open(state.threadId);
@@ -509,7 +482,7 @@ function showThreads() {
 /** Shows that nothing goes on, or that nothing can. */
 function showReady() {
   if (state.running || state.reading || !tokenForm.hidden) return;
-  showState(!navigator.onLine ? "offline" : asking() ? "asking" : "ended");
+  showState(!navigator.onLine ? "offline" : state.away ? "away" : asking() ? "asking" : "ended");
 }
 
 /** Keeps what is being written for a reload, which would lose it. */
@@ -522,7 +495,8 @@ let ping;
 
 /** Shows that the server is not there, and looks for it until it is. */
 function away() {
-  if (!state.running) showState("away", AGAIN_MS);
+  state.away = true;
+  if (!state.running) showState("away");
   clearTimeout(ping);
   ping = setTimeout(look, AGAIN_MS);
 }
@@ -535,6 +509,7 @@ async function look() {
   const there = await fetch("/healthz", { cache: "no-store" }).then(({ ok }) => ok, () => false);
   if (state.running) return;
   if (!there) return away();
+  state.away = false;
   if (state.reading) return start().catch(away);
   showReady();
   await sync();
@@ -554,21 +529,14 @@ async function sync() {
   if (thread.run_id || ((!same || !asks) && !ours)) await open(id);
 }
 
-function channel() {
-  try {
-    return new BroadcastChannel("threads");
-  } catch {
-    return null;
-  }
-}
-
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = message.value;
   const asked = asking();
   if (!text.trim() || state.running || state.reading) return;
   const answers = asked?.questions?.composer;
-  if (answers && !answers.submit) return;
+  // A text that is meant for the agent's question must not begin a turn.
+  if (asked && !answers?.submit) return;
   // It stays the draft until the server has taken it.
   message.value = "";
   showComposer();

@@ -3,6 +3,7 @@
 
 import { button, byId } from "./dom.js";
 import { lasting } from "./store.js";
+import { words } from "./words.js";
 
 // From these widths on a panel stands beside the conversation, see the style sheets.
 const WIDE = matchMedia("(min-width: 64.01rem)");
@@ -54,6 +55,18 @@ export function say(text, label = "", act = () => {}) {
   byId("notice").replaceChildren(text);
   if (label) byId("notice").append(button(label, act, ""));
   byId("notice").hidden = !text;
+}
+
+/** Shows which agent and model this is. @param {{ agent?: string, model?: string }} info */
+export function showInfo({ agent = "", model }) {
+  const demo = model === "demo";
+  const label = byId("model");
+  label.textContent = demo ? words.demoShort : (model ?? agent);
+  label.title = agent;
+  label.hidden = false;
+  byId("demo").hidden = !demo;
+  // The suggestions name the built-in tools, which an agent of one's own does not have.
+  byId("suggestions").hidden = agent.includes(":");
 }
 
 /** @param {boolean} shown */

@@ -34,3 +34,12 @@ function storage(name) {
 export const lasting = storage("localStorage");
 /** Kept for this tab, over reloads. */
 export const visit = storage("sessionStorage");
+
+/** A channel to the other tabs of this browser, or null if it is blocked. @param {string} name */
+export function channel(name) {
+  try {
+    return new BroadcastChannel(name);
+  } catch {
+    return null;
+  }
+}

@@ -86,6 +86,28 @@ export function drawList(list, current, remove) {
   list.replaceChildren(...items);
 }
 
+/**
+ * Says that the server no longer has a conversation.
+ *
+ * @param {HTMLElement} box
+ * @param {string} id
+ * @param {() => void} leave shows a new conversation
+ * @param {(question: string) => void} again shows a new conversation with the first question of this one
+ */
+export function drawForgotten(box, id, leave, again) {
+  const title = titleOf(id);
+  const buttons = make("div", "buttons");
+  const removed = () => {
+    forget(id);
+    leave();
+  };
+  buttons.append(button(words.again, () => again(title), "primary"));
+  if (title) buttons.append(button(words.removeEntry, removed, ""));
+  box.replaceChildren(make("h2", "", words.forgotten), make("p", "", words.forgottenWhy), buttons);
+  if (title) box.firstElementChild?.after(make("blockquote", "", title));
+  box.hidden = false;
+}
+
 /** The time of today, or the date. @param {number} atMs */
 function when(atMs) {
   const date = new Date(atMs);

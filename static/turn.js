@@ -7,7 +7,6 @@
 
 import { button, copy, grow, make, seconds, sends } from "./dom.js";
 import { Markdown } from "./markdown.js";
-import { Questions } from "./questions.js";
 import { paint } from "./scroll.js";
 import { ToolCard } from "./tool.js";
 import { failures, fill, words } from "./words.js";
@@ -28,6 +27,9 @@ import { failures, fill, words } from "./words.js";
 // to lay out what was drawn takes the browser ten times as long.
 const DRAW_MS = 2;
 const DRAW_CHARS = 250;
+// Errors that asking again does not mend. The thread's document does not say so, its events do.
+const LASTING = ["model_auth", "model_not_found", "model_context", "agent_error", "too_large"];
+const MIN_REASONING_MS = 100;
 
 export class Turn {
   /** What the person asked. */
@@ -38,9 +40,11 @@ export class Turn {
   id;
   /** Whether the run waits for a person's answer. */
   asks = false;
-  /** What the person is asked. @type {Questions | null} */
+  /** What the person is asked, once it is shown. @type {import("./questions.js").Questions | null} */
   questions = null;
   #body = make("div", "body");
+  /** @type {{ id: string, value: unknown }[]} */
+  #interrupts = [];
   #note = make("p", "note");
   #foot = make("footer");
   #meta = make("span", "meta");
@@ -149,7 +153,7 @@ export class Turn {
     if (item.reasoning) this.#reason(item.id, item.reasoning);
     if (item.content) this.write(item.id, item.content, true);
     for (const call of item.tool_calls ?? []) this.tool(call.tool_call_id, call.tool, call.input);
-    if (item.error) this.fail(failures[item.error.code] ?? item.error.message, undefined, item.error.retryable !== false);
+    if (item.error) this.fail(failures[item.error.code] ?? item.error.message, undefined, !LASTING.includes(item.error.code));
     if (item.usage) {
       const { input_tokens = 0, output_tokens = 0, total_tokens = 0 } = this.#usage ?? {};
       this.#usage = {
@@ -202,25 +206,30 @@ export class Turn {
   }
 
   /**
-   * Asks the person. The form is shown when the run has ended, since an answer before that would
-   * find the thread busy.
+   * Notes what the person is asked. It is shown when the run has ended, since an answer before that
+   * would find the thread busy.
    *
    * @param {{ id: string, value: unknown }[]} interrupts
    */
   ask(interrupts) {
     this.asks = true;
-    this.questions = new Questions(interrupts, {
+    this.questions = null;
+    this.#interrupts = interrupts;
+  }
+
+  /** Shows what the run asks, once an answer can be taken. */
+  async showAsked() {
+    if (!this.asks || this.questions) return;
+    // Most agents ask nothing, so the page does not load this at its start.
+    const { Questions } = await import("./questions.js");
+    if (!this.asks || this.questions) return;
+    this.questions = new Questions(this.#interrupts, {
       complete: (answer) => this.actions.answer(this, answer),
       changed: () => this.actions.questionChanged(),
       busy: () => this.actions.busy(),
     });
-    this.questions.el.hidden = true;
     this.#body.append(this.questions.el);
-  }
-
-  /** Shows what the run asks, once an answer can be taken. */
-  showAsked() {
-    if (this.questions && this.asks) this.questions.el.hidden = false;
+    this.actions.questionChanged();
   }
 
   /** Asks again what was answered, since the answer did not arrive. */
@@ -406,7 +415,9 @@ export class Turn {
   /** Shows how long the model has reasoned. */
   #endReasoning() {
     for (const part of this.#reasonings.values()) {
-      if (part.startMs) part.summary.textContent = fill(words.reasoned, seconds(performance.now() - part.startMs));
+      const tookMs = performance.now() - part.startMs;
+      if (part.startMs)
+        part.summary.textContent = tookMs < MIN_REASONING_MS ? words.reasoning : fill(words.reasoned, seconds(tookMs));
       part.startMs = 0;
     }
   }

@@ -18,7 +18,7 @@ from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_p
 
 from tests.conftest import ROOT, Process, listen
 from tests.programs import install, require
-from tests.upstream import STALL, Upstream, text, tool_call
+from tests.upstream import STALL, Upstream, text
 
 Launch = Callable[..., Awaitable[Process]]
 
@@ -288,6 +288,8 @@ async def test_several_questions_are_answered_together(launch: Launch, visit: La
     await expect(page.locator(".turn.agent .markdown")).to_have_text(["One: True", "Two: No."])
 
 
+MAX_VISIT_BYTES = 165 * 1024
+
 STORY = [f"Line {n} of *many*.\n\n" for n in range(40)]
 
 
@@ -412,9 +414,7 @@ async def test_an_answer_that_does_not_arrive_can_be_given_again(
     await expect(page.locator(".failure")).to_have_count(0)
 
 
-async def test_another_question_leaves_the_agents_unanswered(
-    launch: Launch, visit: Launch
-) -> None:
+async def test_another_question_leaves_the_agents_unanswered(launch: Launch, visit: Launch) -> None:
     page = await visit(await launch(AGENT="tests.agents:asking"))
     await ask(page, "hi")
     await button(page, "Ask something else").click()
@@ -658,7 +658,7 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 LOOKS = [
     {"color_scheme": "light"},
     {"color_scheme": "dark"},
-    {"color_scheme": "light", "locale": "ja-JP", "viewport": {"width": 320, "height": 640}},
+    {"color_scheme": "light", "locale": "ja-JP", "viewport": {"width": 360, "height": 800}},
 ]
 
 
@@ -682,8 +682,13 @@ async def test_everybody_can_use_it(
     await ended(page)
     for card in await page.locator("details.tool summary").all():
         await card.click()
-    await page.locator("#wire-toggle").click()
+    await page.locator("#threads-toggle").click()
     await check(page)
+    if await page.locator("#drawer-close").is_visible():
+        await page.keyboard.press("Escape")
+        await page.locator("#wire-toggle").click()
+        await check(page)
+        await page.keyboard.press("Escape")
     await ask(page, "Wait 30 seconds")
     await expect(page.locator("details.tool[data-state=running]")).to_be_visible()
     await page.keyboard.press("Escape")
@@ -724,33 +729,52 @@ SAMPLE = [
 ]
 
 
-async def test_a_picture_of_the_page(
-    launch: Launch, visit: Launch, upstream: Upstream, tmp_path: Path
-) -> None:
+async def test_a_picture_of_the_page(launch: Launch, visit: Launch, tmp_path: Path) -> None:
     """With ``PICTURE=docs/page.png`` in the environment it becomes the README's."""
     path = Path(os.environ.get("PICTURE", tmp_path / "page.png"))
-    calls = [
-        *tool_call("calculate", '{"expression": "12 * (3 + 4)"}'),
-        *tool_call("current_time", '{"timezone": "Asia/Tokyo"}', call_id="call_2", index=1),
-        *tool_call("wait", '{"seconds": 1}', call_id="call_3", index=2),
-    ]
-    pace = [asyncio.Event() for _ in SAMPLE]
-    upstream.replies = [calls, [step for pair in zip(pace, SAMPLE, strict=True) for step in pair]]
-    size = {"width": 1160, "height": 760}
     page = await visit(
-        await launch(OPENAI_BASE_URL=upstream.url, OPENAI_MODEL="gpt-5-mini"),
-        viewport=size,
+        await launch(DEMO_TOKENS_PER_S="50"),
+        viewport={"width": 1160, "height": 760},
         device_scale_factor=1.25,
         reduced_motion="reduce",
     )
-    await ask(page, "What is 12 * (3 + 4), and what time is it in Tokyo?")
-    await upstream.stalling.wait()
-    for n, event in enumerate(pace):
-        asyncio.get_running_loop().call_later(0.02 * n, event.set)
-    await expect(page.get_by_role("log")).to_contain_text("zoneinfo")
-    await ended(page)
+    await ask(page, "15% of 80, and what time is it in Tokyo?")
+    await answer_of(page)
+    await expect(page.locator(".meta")).to_contain_text("Took")
     path.write_bytes(await page.screenshot())
     assert path.stat().st_size > 50_000
+
+
+async def test_a_visit_loads_little(launch: Launch, visit: Launch) -> None:
+    server = await launch()
+    page = await visit(server)
+    await restored(page)
+    urls = await page.evaluate("performance.getEntriesByType('resource').map((e) => e.name)")
+    names = {Path(url).name for url in urls if "/static/" in url}
+    weight = sum(Path(ROOT, "static", name).stat().st_size for name in {*names, "index.html"})
+    assert weight <= MAX_VISIT_BYTES, weight
+
+
+def test_the_files_of_the_page_are_short() -> None:
+    files = [path for path in Path(ROOT, "static").iterdir() if path.is_file()]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert {name: n for name, n in lengths.items() if n > 600} == {}
+
+
+async def test_a_phone_has_one_row_of_header_and_targets_for_fingers(
+    launch: Launch, visit: Launch
+) -> None:
+    page = await visit(await launch(), viewport={"width": 360, "height": 800})
+    await ask(page, "6 * 7")
+    await answer_of(page)
+    header = await page.locator("header").bounding_box()
+    assert header
+    assert header["height"] < 60
+    sizes = await page.locator("button:visible").evaluate_all(
+        "all => all.map(el => [el.textContent, el.offsetWidth, el.offsetHeight])"
+    )
+    assert sizes
+    assert [size for size in sizes if size[1] < 44 or size[2] < 44] == []
 
 
 def test_the_modules_of_the_page_under_node() -> None:
