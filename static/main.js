@@ -566,7 +566,7 @@ byId("leave").addEventListener("click", () => {
   showReady();
   message.focus();
 });
-for (const id of ["new", "drawer-new"]) byId(id).addEventListener("click", fresh);
+byId("new").addEventListener("click", fresh);
 addEventListener("hashchange", () => {
   if (addressed() === state.threadId) return;
   closeDrawer();
@@ -590,7 +590,7 @@ others?.addEventListener("message", ({ data }) => {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) look();
 });
-message.value = visit.get("draft");
+message.value ||= visit.get("draft"); // What was typed before this module was loaded stays.
 enableCopy(log);
 watchPanels(() => wire.draw());
 showThreads();
