@@ -9,8 +9,8 @@ COPY deploy/requirements.txt deploy/
 ARG REQUIREMENTS=requirements.txt
 RUN pip install --no-cache-dir -r $REQUIREMENTS
 
-COPY *.py README.md ./
-COPY static static/
+# .dockerignore says what is left out.
+COPY . .
 
 # The files stay root's: the server cannot change its own code. A number can be checked not to be
 # root's before the image is opened, as Kubernetes does for runAsNonRoot.

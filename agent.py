@@ -1,16 +1,16 @@
 """LangGraph: one turn of a graph over a thread, translated into events.
 
-`Agent` is a graph and the threads that it remembers. `Turn` is one pass of the graph over a
-thread. `Translator` is the pure step in between: a part of LangGraph's stream in, events out.
-Nothing in here knows HTTP or event ids. What a thread needs after a turn is the business of
-`threads.repair`; the many shapes of messages, failures and Runnables are that of `graphs`.
+`Agent` is a graph with its checkpointer. `Turn` is one pass of the graph over a thread.
+`Translator` is the pure step in between: a part of LangGraph's stream in, events out. Nothing in
+here knows HTTP or event ids. `threads.repair` repairs threads after a turn; `graphs` reads the many
+shapes of messages, failures and Runnables.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
@@ -34,6 +34,7 @@ from graphs.messages import (
     Usage,
     as_text,
     calls_of,
+    counts_of,
     finish_reason,
     input_of,
     jsonable,
@@ -62,14 +63,17 @@ JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 TOOL_FAILED = "The tool failed."
 
+QUESTION = "question-"
+"""How the ids of users' messages begin: a graph may add messages of the same type."""
+
 
 # ------------------------------------------------------------------------------ agents and turns
 
 
 class Agent:
-    """One graph and the threads that it remembers. ``name`` and ``model`` are shown to people.
+    """One graph and its threads. ``name`` and ``model`` are shown to people.
 
-    A Runnable that is no graph is made one. A graph that brings its own checkpointer keeps it.
+    Another Runnable is wrapped in a graph of one node. A graph with a checkpointer keeps it.
     """
 
     def __init__(self, runnable: Runnable[Any, Any], name: str, model: str | None = None) -> None:
@@ -81,7 +85,7 @@ class Agent:
         self.keep_threads_in(Memory(max_threads=1000))
 
     def keep_threads_in(self, saver: BaseCheckpointSaver[Any]) -> None:
-        """Keep the threads there, unless the graph brought its own checkpointer."""
+        """Use this checkpointer, unless the graph brought its own."""
         if not self.remembers:
             self.graph = self.graph.copy({"checkpointer": saver})
 
@@ -112,14 +116,14 @@ class Agent:
             raise Refused("invalid_request", "context does not fit the graph's schema.") from None
 
     async def waiting(self, thread: str) -> dict[str, Any] | None:
-        """Return the thread's pending interrupts by id, None if it waits for nobody.
+        """Return the thread's pending interrupts by id, None if the thread is not interrupted.
 
         At a static breakpoint it waits without an interrupt: the dict is empty.
         """
         if self.memory and not self.memory.knows(thread):
             return None
         state = await self.graph.aget_state(config_of(thread))
-        # Subgraphs repeat their interrupts.
+        # A subgraph's interrupt is listed again for its parent; the dict keeps it once.
         pending = {each.id: jsonable(each.value) for each in state.interrupts}
         return pending if waits(self.graph, state) else None
 
@@ -128,6 +132,11 @@ class Agent:
         if self.memory and not self.memory.knows(thread):
             return []
         return history_of(await self.graph.aget_state(config_of(thread)))
+
+    async def questions(self, thread: str) -> list[str]:
+        """Return the ids of the messages that users sent, oldest first."""
+        ids = [m.id or "" for m in await self.history(thread) if m.type == "human"]
+        return [id_ for id_ in ids if id_.startswith(QUESTION)]
 
     async def check(self) -> None:
         """Raise Unavailable if the threads' database is away."""
@@ -157,7 +166,7 @@ def _answers(resume: Any, pending: dict[str, Any] | None) -> dict[str, Any]:
 class Turn:
     """One pass of the graph over a thread, as events.
 
-    ``answers`` are to the thread's pending interrupts, by id; they are empty at a static
+    ``answers`` has the answer to each pending interrupt, by its id. It is empty at a static
     breakpoint, and None if the turn begins with a message.
     """
 
@@ -166,7 +175,7 @@ class Turn:
     ) -> None:
         self.question = None
         if asked.message is not None:
-            self.question = HumanMessage(asked.message, id=str(uuid4()))
+            self.question = HumanMessage(asked.message, id=f"{QUESTION}{uuid4()}")
         self.graph = agent.graph
         self.translator = Translator(Watch())
         self._agent = agent
@@ -175,11 +184,13 @@ class Turn:
         self._context = context
         self._config = config_of(asked.thread)
         self._history: list[AnyMessage] = []
-        """The conversation as the graph left it."""
+        """The thread's messages after the graph's last step."""
 
-    def guard(self, may_write: Callable[[], bool]) -> None:
-        """Have a database refuse to save the thread once ``may_write`` is false."""
+    def begin(self, may_write: Callable[[], bool]) -> None:
+        """Keep the thread in memory until `settle`; a database saves it while ``may_write()``."""
         self._config["configurable"][MAY_WRITE] = may_write
+        if self._agent.memory:
+            self._agent.memory.use(self._asked.thread)
 
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of the graph's run as they happen, to its end or its next interrupt.
@@ -189,32 +200,31 @@ class Turn:
 
         Source: LangGraph, "Streaming", stream modes messages, tools, updates and custom.
         """
-        memory, translator = self._agent.memory, self.translator
-        with memory.in_use(self._asked.thread) if memory else nullcontext():
-            japanese = self.question and JAPANESE.search(str(self.question.text))
-            yield StreamEvent("thinking", content="考え中…" if japanese else "Thinking…")
-            translator.remember(await self._before())
-            given: Any = {"messages": [self.question]} if self.question else None
-            parts = self.graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
-                Command(resume=self._answers) if self._answers else given,
-                self._run_config(),
-                context=self._context,
-                stream_mode=["messages", "tools", "updates", "custom"],
-                subgraphs=True,
-                version="v2",
-                # A dead process loses what is in its memory anyway.
-                durability="exit" if memory else "async",
-            )
-            async with aclosing(parts):
-                async for part in parts:
-                    for event in translator.translate(part):
-                        yield event
-            self._history = history_of(await self.graph.aget_state(self._config))
-            calls_closed = [] if translator.interrupted else [*close_calls(self._history)]
-            for event in translator.finish(calls_closed):
-                yield event
-            if not translator.interrupted and not translator.shown:
-                raise EmptyAnswer
+        translator = self.translator
+        japanese = self.question and JAPANESE.search(str(self.question.text))
+        yield StreamEvent("thinking", content="考え中…" if japanese else "Thinking…")
+        translator.remember(await self._before())
+        given: Any = {"messages": [self.question]} if self.question else None
+        parts = self.graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
+            Command(resume=self._answers) if self._answers else given,
+            self._run_config(),
+            context=self._context,
+            stream_mode=["messages", "tools", "updates", "custom"],
+            subgraphs=True,
+            version="v2",
+            # Memory is lost with the process, so one checkpoint at the end is enough.
+            durability="exit" if self._agent.memory else "async",
+        )
+        async with aclosing(parts):
+            async for part in parts:
+                for event in translator.translate(part):
+                    yield event
+        self._history = history_of(await self.graph.aget_state(self._config))
+        history = [] if translator.interrupted else [*close_calls(self._history)]
+        for event in translator.finish(history):
+            yield event
+        if not translator.interrupted and not translator.shown:
+            raise EmptyAnswer
 
     def _run_config(self) -> RunnableConfig:
         user = {"user_id": self._asked.user} if self._asked.user else {}
@@ -224,7 +234,7 @@ class Turn:
         }
 
     async def _before(self) -> list[AnyMessage]:
-        """Return the thread's messages, the thread being ready for the turn."""
+        """Settle the thread, rewind it if the request says so, and return its messages."""
         thread = self._asked.thread
         if self.question is None:
             return await self._agent.history(thread)
@@ -240,23 +250,11 @@ class Turn:
 
         Returns the events of the tool calls that were asked for and never started.
         """
-        if reason == "interrupted":
-            return []
-        ended: dict[str, Any] | None = None
-        if reason == "completed":
-            history = self._history
-            if history and history[-1].type == "ai" and not unanswered(history):
-                return []
-        else:
-            ended = {"reason": reason}
-            if error:
-                ended["error"] = {"code": error.code, "message": error.message}
-        question = [self.question] if self.question else []
-        # Of a turn that completed, the graph kept what it wanted to keep.
-        texts = self.translator.answers() if ended else []
-        repaired = await settle(
-            self.graph, self._config, [*question, *texts], self.translator.outputs, ended
-        )
+        try:
+            repaired = await self._settled(reason, error)
+        finally:
+            if self._agent.memory:
+                self._agent.memory.free(self._asked.thread)
         return [
             event
             for message in repaired
@@ -264,9 +262,32 @@ class Turn:
             for event in self.translator.tool_message((), message)
         ]
 
+    async def _settled(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
+        if reason == "interrupted":
+            return []
+        if reason == "completed":
+            last = self._history[-1] if self._history else None
+            if last and last.type == "ai" and not unanswered(self._history):
+                return []
+            # The graph has saved all that it wants to keep.
+            return await settle(self.graph, self._config, outputs=self.translator.outputs)
+        ended: dict[str, Any] = {"reason": reason}
+        if error:
+            ended["error"] = {"code": error.code, "message": error.message}
+        return await settle(self.graph, self._config, self._unsaved, self.translator.outputs, ended)
+
+    def _unsaved(self, known: set[str | None]) -> list[AnyMessage]:
+        """Return what the user saw of this turn and the thread does not have."""
+        asked = self.question and self.question.id not in known
+        question: list[AnyMessage] = [self.question] if self.question and asked else []
+        return [*question, *self.translator.answers(known)]
+
     def failure(self, error: BaseException | None) -> Failure:
         """Return what to say of the exception that `stream` raised."""
-        return FAILURES[self.translator.watch.kind_of(error, self.translator.began)]
+        try:
+            return FAILURES[self.translator.watch.kind_of(error, self.translator.began)]
+        except Exception:  # noqa: BLE001  # An exception whose own text cannot be read.
+            return FAILURES["agent_error"]
 
 
 # ----------------------------------------------------------------------------------- translation
@@ -282,7 +303,7 @@ class _Text:
     task: str
     """The task of the graph that it belongs to."""
     ids: set[str | None] = field(default_factory=set)
-    """All ids that the message had: some providers change it after the first chunk."""
+    """All ids of the message: some providers change the id after the first chunk."""
     deltas: list[str] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -304,21 +325,20 @@ class _Call:
 class Translator:
     """Turns the parts of one run into events.
 
-    It remembers what the contract promises: the deltas of each message, and the tool calls. So no
-    ``tool_result`` comes without its call, and ``final_answer`` equals its deltas, whatever the
-    graph does.
+    It records the deltas of each message and all tool calls, so that the contract's promises hold
+    whatever the graph does: no ``tool_result`` without its call, a ``final_answer`` that equals its
+    deltas.
     """
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.interrupted = False
         self.shown = False
-        """Whether there was text that is not blank, reasoning or a tool call."""
+        """Whether the client saw anything: reasoning, a tool call, or text that is not blank."""
         self.outputs: dict[str, ToolMessage] = {}
         """What finished tools of the root graph returned, by tool call id."""
-        self._usage: dict[str, Usage] = {}
-        """The counts of each model call."""
-        self._last_usage: dict[str, Usage] = {}
+        self._usage: dict[str, list[Usage]] = {}
+        """The figures that each model call sent."""
         self._texts: dict[str, _Text] = {}
         """By model call, or by message id for a message that no model made."""
         self._calls: dict[tuple[Namespace, str], list[_Call]] = {}
@@ -327,7 +347,7 @@ class Translator:
         self._failed: set[str] = set()
         """The calls whose tool raised, by the same id."""
         self._asking: set[str | None] = set()
-        """The ids of the messages that asked for calls."""
+        """The ids of the messages whose tool calls are noted."""
         self._interrupts: dict[str, Any] = {}
         self._known: set[str | None] = set()
         """The ids of the messages that the thread had before the run."""
@@ -335,7 +355,7 @@ class Translator:
         """How many of those had no id."""
 
     def remember(self, history: Sequence[AnyMessage]) -> None:
-        """Learn what the thread has already: its messages, and the calls that a resume starts."""
+        """Note what the thread has: its messages, and the open calls that a resume starts."""
         self._known = {message.id for message in history}
         self._nameless = sum(message.id is None for message in history)
         self._asking = {message.id for message in history}
@@ -364,7 +384,7 @@ class Translator:
                 yield StreamEvent("thinking", content=as_text(note))
 
     def finish(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
-        """Yield what is known at the end alone: messages that were not streamed, interrupts, the
+        """Yield what only the end can give: interrupts, messages that were not streamed, the
         answer."""
         if self._interrupts:
             pending = [{"id": id_, "value": value} for id_, value in self._interrupts.items()]
@@ -383,7 +403,7 @@ class Translator:
             yield final
 
     def _new(self, history: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
-        """Yield the messages that came in this run; those without an id are counted."""
+        """Yield the messages that came in this run; those without an id are counted off."""
         nameless = 0
         for message in history:
             nameless += message.id is None
@@ -399,7 +419,7 @@ class Translator:
             if (text := self._streamed(message)) and (kept := text_of(message)):
                 last, content = text, kept
                 break
-        if last is None:
+        if last is None or not self.shown:
             return None
         return StreamEvent(
             "final_answer",
@@ -409,7 +429,7 @@ class Translator:
         )
 
     def left_open(self, call_id: str, tool: str, status: str) -> StreamEvent:
-        """Return the ``tool_result`` of a call that the run's end closes, as `LEFT_OPEN` says."""
+        """Return the ``tool_result`` of a call that is still open when the run ends."""
         message = LEFT_OPEN[status]
         if call_id in self._failed:
             status, message = "error", TOOL_FAILED
@@ -417,9 +437,9 @@ class Translator:
             "tool_result", tool=tool, tool_call_id=call_id, status=status, message=message
         )
 
-    def answers(self) -> list[AnyMessage]:
-        """Return what was streamed as messages, in the order in which they began."""
-        known = self._known | self.watch.silent
+    def answers(self, known: set[str | None]) -> list[AnyMessage]:
+        """Return the streamed texts that have none of the ids, each as an AIMessage."""
+        known = known | self._known | self.watch.silent
         return [
             # Half of a surrogate pair cannot be stored.
             AIMessage(whole(text.content), id=text.message_id)
@@ -428,14 +448,14 @@ class Translator:
         ]
 
     def began(self, model_call: str) -> bool:
-        """Whether the model had begun to answer this call."""
+        """Whether this model call has sent a chunk."""
         return model_call in self._texts
 
     @property
     def usage(self) -> Usage | None:
         """The tokens of all model calls together."""
-        counts = [*self._usage.values(), *self.watch.unstreamed_usage(self._usage)]
-        return {key: sum(each[key] for each in counts) for key in USAGE} if counts else None
+        counts = [*map(_total, self._usage.values()), *self.watch.unstreamed_usage(self._usage)]
+        return _sum(counts) if counts else None
 
     # ------------------------------------------------------------------------------- messages
 
@@ -443,11 +463,11 @@ class Translator:
         """Yield the deltas of a model's chunk, or of a whole message."""
         key = metadata.get(MODEL_CALL) or message.id or str(uuid4())
         if message.usage_metadata and MODEL_CALL in metadata:
-            self._count(key, message.usage_metadata)
+            self._usage.setdefault(key, []).append(counts_of(message.usage_metadata))
         task = metadata.get("langgraph_checkpoint_ns", "")
         if MODEL_CALL not in metadata:
             if message.id in self.watch.silent:
-                self.shown = True  # In the thread, if not here.
+                self.shown = True  # The client finds it in the thread.
                 return
             if self._repeats(message, task):
                 return
@@ -466,7 +486,7 @@ class Translator:
             yield StreamEvent(type_, content=content, message_id=text.message_id)
 
     def _repeats(self, message: AIMessage, task: str) -> bool:
-        """Whether a node returns, under any id, what a model streamed in the same task."""
+        """Whether this message was streamed: under its id, or as the same text in the same task."""
         found = self._streamed(message)
         if found is None and (content := text_of(message)):
             texts = reversed(self._texts.values())
@@ -479,16 +499,6 @@ class Translator:
         texts = self._texts.values()
         return next((t for t in texts if message.id is not None and message.id in t.ids), None)
 
-    def _count(self, key: str, given: Mapping[str, Any]) -> None:
-        """Count a model's tokens: figures that only grow are one count, repeated; else they add."""
-        counts = {name: given.get(name) or 0 for name in USAGE}
-        last = self._last_usage.get(key)
-        self._last_usage[key] = counts
-        total = self._usage.get(key)
-        if total and last and not all(counts[name] >= last[name] for name in USAGE):
-            counts = {name: counts[name] + total[name] for name in USAGE}
-        self._usage[key] = counts
-
     # ----------------------------------------------------------------------------- tool calls
 
     def _tool(self, ns: Namespace, call_id: str, part: Mapping[str, Any]) -> Iterator[StreamEvent]:
@@ -496,7 +506,7 @@ class Translator:
         match part["event"]:
             case "tool-started":
                 if call and call.wire_id in self._failed:
-                    self._failed.remove(call.wire_id)  # It is tried again.
+                    self._failed.remove(call.wire_id)  # A retry: its `tool_call` is sent already.
                     return
                 tool, given = part["tool_name"], input_of(part.get("input"))
                 call = self._find(ns, call_id, "asked") or self._ask(
@@ -512,7 +522,7 @@ class Translator:
             case "tool-finished" if call:
                 yield self._finished(ns, call_id, call, part["output"])
             case "tool-error" if call:
-                # The graph may handle it: then its tool message says what the model is given.
+                # No result yet: if the graph handles the error, its tool message is the result.
                 self._failed.add(call.wire_id)
                 if not ns:
                     self.outputs[call_id] = ToolMessage(
@@ -520,10 +530,10 @@ class Translator:
                     )
 
     def tool_message(self, ns: Namespace, message: ToolMessage) -> Iterator[StreamEvent]:
-        """Yield what is missing of a tool message's call; nothing if its tool said it all.
+        """Yield the events that the message's call still lacks.
 
-        Something is missing if the tool does not exist, if something else answered in its place,
-        and if the call never started.
+        These are ``tool_call`` and ``tool_result`` if the call never started, as with an unknown
+        tool; the result alone if the call is open; none if it is closed.
         """
         if message.id is not None and message.id in self._known:
             return
@@ -535,7 +545,7 @@ class Translator:
 
     def _ask_for(self, ns: Namespace, message: BaseMessage) -> None:
         """Note the calls that a message asks for."""
-        # A subgraph's messages come once more, when their parent takes them over.
+        # A subgraph's messages are emitted again in the update of its parent.
         if message.id is None or message.id not in self._asking:
             self._asking.add(message.id)
             for call in calls_of(message):
@@ -567,3 +577,15 @@ class Translator:
         self._open.pop(call.wire_id, None)
         call.state = "closed"
         return StreamEvent("tool_result", tool=call.tool, tool_call_id=call.wire_id, **result)
+
+
+def _total(figures: Sequence[Usage]) -> Usage:
+    """Return a model call's usage: some providers send the sum so far, others differences."""
+    pairs = [*zip(figures, figures[1:], strict=False)]
+    if all(later[name] >= earlier[name] for earlier, later in pairs for name in USAGE):
+        return figures[-1]
+    return _sum(figures)
+
+
+def _sum(figures: Sequence[Usage]) -> Usage:
+    return {name: sum(each[name] for each in figures) for name in USAGE}

@@ -19,9 +19,10 @@ import os
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,23 @@ from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from agent import Agent
+from dialects import ag_ui, ai_sdk
 from edge.access import SETTINGS, USER, add_headers, guard, send_json
-from edge.requests import MESSAGE_CHARS, read_chat, read_cursor, read_thread
-from edge.settings import VERSION, SettingError, Settings, read_settings
-from events import Refused, Unavailable, encode_comment, encode_retry
+from edge.requests import (
+    MESSAGE_CHARS,
+    check_asked,
+    check_thread_id,
+    read_body,
+    read_chat,
+    read_cursor,
+    read_thread,
+)
+from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
+from events import Asked, Refused, Unavailable, encode_comment, encode_retry
+from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import AnyRun, MemoryStore, Registry, Store
 from runs.run import Run
-from threads.document import document
 from threads.memory import Memory
 
 HERE = Path(__file__).resolve().parent
@@ -44,23 +54,23 @@ HERE = Path(__file__).resolve().parent
 RUNS = web.AppKey("runs", Registry)
 
 FIELD_BYTES = 33_000
-"""How long a header field may be, with 32 KiB for its value: on localhost a browser sends the
+"""The longest header field: 32 KiB for its value, and its name. On localhost a browser sends the
 cookies of all ports. aiohttp's own limit is 8 KiB."""
 
 WRITE_BYTES = 16_384
-"""How many bytes a reader is sent at once, and has SEND_TIMEOUT_S to take: see the contract."""
+"""The size of one write. A reader must take each within SEND_TIMEOUT_S: see the contract."""
 
 GARBAGE = 10_000
-"""How many objects may be new before the garbage collector looks for cycles. Python's own number,
-700 or 2000, is reached every few chunks, and nearly none of their objects is in a cycle."""
+"""The garbage collector looks for cycles after so many new objects. Python's own 700 or 2000 come
+with every few chunks, and nearly none of those objects is in a cycle."""
 
 BACKLOG = 1024
 """How many connections may wait to be accepted; Linux caps it at its own 4096."""
 
 WRITE_EVERY_S = 1 / 60
 BURST_S = 20 * WRITE_EVERY_S
-"""A token bucket for each reader: after twenty quick writes it is written to as often as a screen
-is drawn, so that what a fast model makes in between goes out in one write."""
+"""A token bucket for each reader: twenty writes at once, then one for each frame of a screen. What
+a fast model makes in between goes out in one write (write coalescing)."""
 
 HEARTBEAT = encode_comment("heartbeat")
 
@@ -72,12 +82,15 @@ logger = logging.getLogger("chat")
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """Start a run, or join the one that the same key started, and stream it."""
-    asked = await read_chat(request)
+    body, digest = await read_body(request)
+    if ai_sdk.is_request(body):
+        return await ai_sdk_chat(request, body)
+    asked = read_chat(request, body, digest)
     run = await request.app[RUNS].start(asked)
     preferences = ",".join(request.headers.getall("Prefer", []))
     if "respond-async" in re.split(r"[\s,;]+", preferences.lower()):
         headers = {**run_headers(run), "Preference-Applied": "respond-async"}
-        about = {"run_id": run.id, "thread_id": asked.thread_id, "events": headers["Location"]}
+        about = {"run_id": run.id, "thread_id": run.asked.thread_id, "events": headers["Location"]}
         return send_json(about, 202, headers)
     joined = run.asked is not asked
     return await follow(request, run, read_cursor(request, run.log.last_id) if joined else 0)
@@ -94,15 +107,18 @@ async def run_state(request: web.Request) -> web.StreamResponse:
 
 
 async def cancel(request: web.Request) -> web.StreamResponse:
-    """Stop a run and answer when it has stopped."""
+    """Stop a run and respond when it has ended."""
     run = await find_run(request)
     if run.log.closed:
         return send_json(run.document())
+    await stop(request, run)
+    return send_json(run.document(), 202)
+
+
+async def stop(request: web.Request, run: AnyRun) -> None:
     logger.info("run=%s is stopped: a client asked for it", run.id)
     run.stop("cancelled")
-    while not run.log.closed:
-        await run.log.wait(run.log.last_id, request.app[SETTINGS].heartbeat_s)
-    return send_json(run.document(), 202)
+    await run.log.ended()
 
 
 async def thread_state(request: web.Request) -> web.StreamResponse:
@@ -158,6 +174,64 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(HERE / "static" / "index.html")
 
 
+# ------------------------------------------------------------------------------------- dialects
+
+
+async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Start a run that Vercel's AI SDK asks for, and stream it as the SDK wants it."""
+    runs = request.app[RUNS]
+    thread = foreign_thread(request, body, "id")
+    asked = ai_sdk.read(body, await runs.questions(thread), await runs.agent.waiting(thread))
+    run = await runs.start(replace(check_asked(asked), user=request[USER]))
+    message = ai_sdk.last_message(body) if asked.message is None else {}
+    translator = ai_sdk.Translator(run.id, message)
+    return await follow(request, run, 0, translator, ai_sdk.HEADERS)
+
+
+async def ai_sdk_resume(request: web.Request) -> web.StreamResponse:
+    """Stream a chat's newest message from its first frame; 204 if its runs are not kept."""
+    turn = await request.app[RUNS].newest_turn(read_thread(request).thread)
+    if not turn:
+        return web.Response(status=204)
+    *earlier, run = turn
+    answers = [each.asked.resume for each in turn[1:]]
+    translator = ai_sdk.Translator(run.id, {"id": turn[0].id}, answers)
+    return await follow(request, run, 0, translator, ai_sdk.HEADERS, earlier)
+
+
+async def ai_sdk_stop(request: web.Request) -> web.StreamResponse:
+    """Stop what runs in a chat; 204 also if nothing does."""
+    if run := await request.app[RUNS].running_of(read_thread(request).thread):
+        await stop(request, run)
+    return web.Response(status=204)
+
+
+async def ag_ui_run(request: web.Request) -> web.StreamResponse:
+    """Start a run that an AG-UI client asks for, or stream its newest turn again."""
+    runs, (body, _) = request.app[RUNS], await read_body(request)
+    thread = foreign_thread(request, body, "threadId")
+    asked = ag_ui.read(body, await runs.agent.waiting(thread) if "resume" in body else None)
+    if asked is None:
+        replay, turn = True, await runs.newest_turn(thread)
+    else:
+        asked = replace(check_asked(asked), user=request[USER])
+        run = await runs.start(asked)
+        replay = run.asked is not asked
+        turn = (await runs.turn_of(run) if replay else []) or [run]
+    if not turn:
+        raise Refused("unknown_run")
+    *earlier, run = turn
+    answers = [each.asked.resume for each in turn[1:]]
+    translator = ag_ui.Translator(run.id, body, replay, answers)
+    return await follow(request, run, 0, translator, earlier=earlier)
+
+
+def foreign_thread(request: web.Request, body: dict[str, Any], name: str) -> str:
+    """Return the thread that a dialect's field names, of the user who asks. Raises Refused."""
+    check_thread_id(name, body.get(name))
+    return Asked(body[name], user=request[USER]).thread
+
+
 # --------------------------------------------------------------------------------------- streams
 
 
@@ -166,12 +240,23 @@ def run_headers(run: AnyRun) -> dict[str, str]:
     return {"Location": f"{url}/events", "Content-Location": url}
 
 
-async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamResponse:
+async def follow(
+    request: web.Request,
+    run: AnyRun,
+    after: int,
+    convert: Callable[[bytes], bytes] = bytes,
+    headers: Mapping[str, str] | None = None,
+    earlier: Sequence[AnyRun] = (),
+) -> web.StreamResponse:
     """Send the frames after the cursor, then each as it comes, to the run's end.
+
+    A dialect's ``convert`` turns them into its own, and may first want those of ``earlier`` runs,
+    which have ended.
 
     Source: WHATWG HTML, "Server-sent events".
     """
-    log, settings, loop = run.log, request.app[SETTINGS], asyncio.get_running_loop()
+    settings, loop = request.app[SETTINGS], asyncio.get_running_loop()
+    log, *later = [*(each.log for each in earlier), run.log]
     if log.closed and after == log.last_id and after:
         return web.Response(status=204)
     response = web.StreamResponse(
@@ -181,6 +266,7 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
             # nginx would otherwise collect the stream before it passes it on.
             "X-Accel-Buffering": "no",
             **run_headers(run),
+            **(headers or {}),
         }
     )
     if request.version < (1, 1):  # Nothing but the connection's end marks the stream's end.
@@ -194,11 +280,13 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
         while True:
             frames, after = log.read(after, WRITE_BYTES)
             if block or frames:
-                await send(request, writer, block + frames, settings.send_timeout_s)
+                await send(request, writer, block + convert(frames), settings.send_timeout_s)
                 block, now = b"", loop.time()
                 due = max(due, now - BURST_S) + WRITE_EVERY_S
                 if due > now and after == log.last_id and not log.closed:
                     await asyncio.sleep(due - now)
+            elif log.closed and later:
+                log, after = later.pop(0), 0
             elif log.closed:
                 break
             elif not await log.wait(after, settings.heartbeat_s):
@@ -215,9 +303,10 @@ async def follow(request: web.Request, run: AnyRun, after: int) -> web.StreamRes
 
 
 def hold_little(transport: asyncio.Transport | None) -> None:
-    """Let what a slow reader has not taken wait in the log, and only a little of it elsewhere.
+    """Keep at most about WRITE_BYTES of a slow reader in the socket; the rest stays in the log.
 
-    Without this Linux takes up to 3.9 MB for a reader before it says that the reader is slow.
+    By default Linux buffers up to 3.9 MB before a write blocks. With a write buffer of 0 bytes,
+    aiohttp pauses writing until the kernel has taken everything.
     """
     if transport is None:
         return
@@ -252,6 +341,9 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
     app.on_response_prepare.append(add_headers)
     for method, path, handler in (
         ("POST", "/api/chat", chat),
+        ("GET", "/api/chat/{thread_id}/stream", ai_sdk_resume),
+        ("POST", "/api/chat/{thread_id}/stop", ai_sdk_stop),
+        ("POST", "/api/ag-ui", ag_ui_run),
         ("GET", "/api/runs/{run_id}/events", run_events),
         ("GET", "/api/runs/{run_id}", run_state),
         ("POST", "/api/runs/{run_id}/cancel", cancel),
@@ -269,7 +361,7 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
 
 
 async def keep_runs(app: web.Application, agent: Agent) -> AsyncIterator[None]:
-    """Open what keeps the threads and the runs, and close it behind the last run."""
+    """Open Redis and the database, if they are set, and close them after the last run."""
     settings = app[SETTINGS]
     async with AsyncExitStack() as engines:
         agent.keep_threads_in(Memory(settings.max_threads))
@@ -293,7 +385,7 @@ async def keep_runs(app: web.Application, agent: Agent) -> AsyncIterator[None]:
 
 @contextmanager
 def engine(name: str) -> Iterator[None]:
-    """Turn what hinders an engine's start into the line that stops the server's."""
+    """Turn an error while connecting to an engine into a SettingError with one line."""
     try:
         yield
     except ImportError as error:
@@ -306,17 +398,18 @@ def engine(name: str) -> Iterator[None]:
 
 
 async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
-    """Serve the application until the runner is cleaned up; return that and the URL.
+    """Serve the application until the runner is cleaned up; return the runner and the URL.
 
-    Raises SettingError if the address cannot be had.
+    Raises SettingError if the address cannot be used.
     """
     runner = web.AppRunner(
         app,
         access_log=None,
-        # A disconnect has to cancel its handler, or the grace would begin at a failed heartbeat.
+        # Cancel the handler at a disconnect. Else the next write would notice it, and the grace
+        # would begin late.
         handler_cancellation=True,
         shutdown_timeout=0.2,
-        # A compressed body is refused and not unpacked.
+        # `read_body` refuses a compressed body; aiohttp shall not unpack it before.
         auto_decompress=False,
         max_field_size=FIELD_BYTES,
     )
@@ -352,14 +445,16 @@ async def serve(settings: Settings, found: Any) -> None:
     """Serve until SIGTERM or Ctrl-C, then shut down in order; a second signal ends it at once."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log_loop_failure)
-    # A stopped tool keeps its worker thread until it returns; others must not wait for that.
+    # A stopped synchronous tool keeps its thread until it returns: have more threads than runs.
     loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
-    app = create_app(settings, await choose_agent(settings, found))
+    agent = await choose_agent(settings, found)
+    app = create_app(settings, agent)
     runner, url = await listen(app, settings.host, settings.port)
     stop = asyncio.Event()
 
-    def on_signal(number: int, _: Any) -> None:
-        signal.signal(number, lambda *_: os._exit(128 + number))
+    def on_signal(*_: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: os._exit(128 + number))
         loop.call_soon_threadsafe(stop.set)
 
     # Not loop.add_signal_handler, which Windows does not have.
@@ -369,16 +464,28 @@ async def serve(settings: Settings, found: Any) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE)
     if "*" in settings.hosts and not (settings.api_token or settings.user_header):
-        logger.warning("anybody who reaches this server may use it: set API_TOKEN or USER_HEADER")
-    print(f"Serving on {url}", flush=True)
+        logger.warning("HOST is not loopback: without API_TOKEN or USER_HEADER anybody may use it")
+    print(f"Serving {about(agent)} on {url}; Ctrl-C stops", flush=True)
     await stop.wait()
+    runs, grace_s = app[RUNS], settings.shutdown_grace_s
+    if runs.running:
+        waiting = f"Waiting up to {grace_s:g} s for running runs ({runs.running})"
+        print(f"{waiting}; Ctrl-C again stops at once", flush=True)
     # The server still listens: reads and health checks are answered.
-    await app[RUNS].drain(settings.shutdown_grace_s)
+    await runs.drain(grace_s)
     await runner.cleanup()
 
 
+def about(agent: Agent) -> str:
+    """Return what is served, for a person."""
+    if agent.model is None:
+        return agent.name
+    model = "demo model, no key needed" if agent.model == "demo" else agent.model
+    return f"the {agent.name} agent ({model})"
+
+
 def log_loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what no task awaits; a closed browser tab raises a ConnectionError there on Windows."""
+    """Log exceptions of the event loop. On Windows a closed tab raises a ConnectionError in it."""
     error = context.get("exception")
     level = logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR
     logger.log(level, context["message"], exc_info=error)
@@ -391,11 +498,15 @@ def main() -> None:
         # Only this server's own level: libraries log addresses and texts below WARNING.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
         logger.setLevel(settings.log_level.upper())
+        for name, meant in misspelt(os.environ):
+            logger.warning("the variable %s is no setting; is %s meant?", name, meant)
         found = find(settings.agent) if settings.agent else None
         run_to_the_end(serve(settings, found))
     except (SettingError, AgentError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # Ctrl-C during the start.
+        os._exit(128 + signal.SIGINT)
     logging.shutdown()
     sys.stdout.flush()
     # A tool that blocks a worker thread would hold the process until it returns.
@@ -408,7 +519,7 @@ def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
     try:
         import uvloop
 
-        loop = uvloop.new_event_loop()  # A token takes less time there.
+        loop = uvloop.new_event_loop()  # uvloop is faster.
     except ImportError:
         loop = asyncio.new_event_loop()
     task = loop.create_task(serving)
@@ -416,8 +527,8 @@ def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
         try:
             return loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt) as error:
-            # Before `serve` listens to signals this is Ctrl-C. After that a tool or a node has
-            # raised it: asyncio then leaves the loop, which other runs still need.
+            # Before `serve` listens to signals this is Ctrl-C. After that it comes from a tool or a
+            # node: asyncio stops the loop then, but other runs still need it.
             if task.done() or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 raise
             logger.warning("a tool or a node raised %s", type(error).__name__)

@@ -1,6 +1,6 @@
-"""The vocabulary: what a client asks, what a run emits, the frames that carry it, a run's log.
+"""The vocabulary that all rooms share: requests, events, frames, and a run's log.
 
-A run is an append-only log of frames; a response is a cursor on it. This module promises the
+A run is an append-only log of frames; a response reads it from a cursor. This module promises the
 exact bytes of a frame, and that all readers of a log read the same ones. It imports the standard
 library alone and knows neither HTTP nor LangGraph.
 """
@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+ENDED_S = 60.0
+"""How long one wait for the end of a log lasts before it is repeated: any time will do."""
+
 RETRY_MS = 2000
 """How long a native EventSource waits before it connects again."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks of the agent: an answer to ``message``, or to go on with ``resume``."""
+    """A chat request: it starts a turn with ``message``, or resumes one with ``resume``."""
 
     thread_id: str
     message: str | None = None
@@ -27,11 +30,11 @@ class Asked:
     resume: Any = None
     """The answer to the interrupt: any JSON value."""
     replaces: str | None = None
-    """The id of the user message that the message replaces, with everything after it."""
+    """The id of the user message to drop, with all that follows it, before ``message`` is added."""
     context: dict[str, Any] | None = None
     """The graph's runtime context."""
     user: str = ""
-    """Who asks, as the proxy in front says; empty if there are no users."""
+    """The user's name from the header that USER_HEADER names; empty if that is not set."""
     key: str | None = None
     """The Idempotency-Key."""
     digest: str = ""
@@ -39,7 +42,7 @@ class Asked:
 
     @property
     def thread(self) -> str:
-        """The thread's name inside the server: two users may give their threads the same id."""
+        """The name under which the server keeps the thread: two users may choose the same id."""
         return thread_name(self.user, self.thread_id)
 
 
@@ -49,10 +52,10 @@ def thread_name(user: str, thread_id: str) -> str:
 
 
 class Refused(Exception):
-    """A request that is not served. ``code`` is one of the contract's.
+    """A request that is not served. ``code`` is one of the contract's codes for refusals.
 
-    ``message`` says more than the code's usual sentence if the request needs it, and ``details``
-    are what else the client is given beside it, such as ``run_id``.
+    ``message`` replaces the code's usual sentence. ``details`` are further fields of the ``error``
+    object, such as ``run_id``.
     """
 
     def __init__(self, code: str, message: str = "", **details: str) -> None:
@@ -63,7 +66,7 @@ class Refused(Exception):
 
 
 class Unavailable(ConnectionError):
-    """What keeps the runs or the threads, Redis or a database, cannot be reached now."""
+    """Redis or the database cannot be reached now."""
 
 
 @dataclass
@@ -108,10 +111,6 @@ class StreamEvent:
     reason: str | None = None
     timings: dict[str, int] | None = None
     usage: dict[str, int] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the event as JSON will carry it: absent fields left out, not null."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -182,14 +181,14 @@ class EventLog:
 
     @property
     def valid(self) -> bool:
-        """Whether this is the run's log; if not, another server may have ended the run."""
+        """Whether the run is surely this server's own; in memory it always is."""
         return True
 
     def append(self, event: StreamEvent, max_bytes: float = float("inf")) -> None:
         """Add the event and wake the readers.
 
-        Raises LogFull, and adds nothing, if the log would exceed ``max_bytes``; ValueError as
-        `encode_event` does; RuntimeError if the log is closed.
+        Raises LogFull if the log would exceed ``max_bytes``; then nothing is added. Raises
+        ValueError as `encode_event` does, and RuntimeError if the log is closed.
         """
         if self.closed:
             raise RuntimeError("the log is closed")
@@ -221,7 +220,7 @@ class EventLog:
     async def wait(self, after: int, timeout_s: float) -> bool:
         """Wait for an event after the cursor or for the end; False if ``timeout_s`` pass first.
 
-        One future and one timer for each wait, no task: this runs for every reader at every token.
+        Every reader waits at every token, so a wait makes one future and one timer, but no task.
         """
         if self.last_id > after or self.closed:
             return True
@@ -234,6 +233,11 @@ class EventLog:
         finally:
             timer.cancel()
             self._waiting.discard(news)
+
+    async def ended(self) -> None:
+        """Wait until the log is closed."""
+        while not self.closed:
+            await self.wait(self.last_id, ENDED_S)
 
     def _wake(self) -> None:
         for news in self._waiting:

@@ -1,4 +1,4 @@
-"""Who may come in, and how a request is refused: the middleware in front of every handler."""
+"""Access control, and refusals as JSON: the middleware in front of every handler."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ REFUSALS = {
     "invalid_json": (400, "The body is not JSON in UTF-8."),
     "invalid_request": (400, "The request is not valid."),
     "invalid_last_event_id": (400, "Last-Event-ID is not valid."),
-    "nothing_to_resume": (400, "No thread of this thread_id waits for an answer."),
-    "unauthorized": (401, "A bearer token is wanted."),
+    "nothing_to_resume": (400, "This thread is not waiting for an answer."),
+    "unauthorized": (401, "Send the header Authorization: Bearer … with the server's token."),
     "origin_not_allowed": (403, "Pages of this origin may not call this server."),
-    "host_not_allowed": (403, "This server is not asked for by this host name."),
+    "host_not_allowed": (403, "This host name is not allowed; ALLOWED_HOSTS lists those that are."),
     "unknown_run": (404, "There is no such run; it may have expired."),
     "unknown_thread": (404, "There is no such thread."),
-    "unknown_message": (404, "replaces names no user message of this thread."),
+    "unknown_message": (404, "replaces is not the id of a user message of this thread."),
     "not_found": (404, "There is nothing at this path."),
-    "method_not_allowed": (405, "This path does not know this method."),
+    "method_not_allowed": (405, "This path does not support this method."),
     "thread_busy": (409, "This thread has a running run; follow it or stop it."),
     "idempotency_conflict": (409, "This Idempotency-Key came with another body before."),
     "too_large": (413, "The body is larger than MAX_BODY_BYTES allows."),
@@ -38,22 +38,23 @@ REFUSALS = {
     "internal": (500, "The server failed."),
     "too_many_runs": (503, "Too many runs at once. Try again in a moment."),
     "draining": (503, "The server is shutting down."),
-    "unavailable": (503, "What this server keeps cannot be reached now. Try again in a moment."),
+    "unavailable": (503, "The server's storage cannot be reached now. Try again in a moment."),
 }
 """Status and usual sentence of each code: the contract's table."""
 
 HTTP_CODES = {403: "not_found", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-"""aiohttp's own refusals; 403 is its answer for a folder of static files."""
+"""aiohttp's own refusals; it responds with 403 to a request for a folder of static files."""
 
 RETRY_AFTER_S = 2
 
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, DELETE",
     "Access-Control-Allow-Headers": (
-        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer"
+        "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, User-Agent"
     ),
     "Access-Control-Max-Age": "600",
 }
+EXPOSED = "Location, Content-Location, Retry-After, X-Vercel-AI-UI-Message-Stream"
 PAGE_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 SETTINGS = web.AppKey("settings", Settings)
@@ -64,7 +65,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in who may come in, and turn every failure into a refusal without internals."""
+    """Check each request, and turn every failure into a refusal without internals."""
     try:
         check_host(request)
         restricted = request.path.startswith("/api/")
@@ -87,9 +88,11 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
     except Unavailable:
         return refuse(request, Refused("unavailable"))
-    except ConnectionError:  # The client is gone.
-        raise
     except Exception as error:
+        if isinstance(error, ConnectionError) and request.transport is None:
+            raise  # The client is gone.
+        if request.path.startswith("/static/"):  # The path is no name that a file could have.
+            return refuse(request, Refused("not_found"))
         ref = secrets.token_hex(4)
         what = "%s %r failed ref=%s"
         logger.error(what, request.method, request.path, ref, exc_info=error)
@@ -109,7 +112,7 @@ def refuse(request: web.Request, refused: Refused) -> web.Response:
     if status == 503:
         grace_s = request.app[SETTINGS].shutdown_grace_s if refused.code == "draining" else 0
         response.headers["Retry-After"] = str(RETRY_AFTER_S + math.ceil(grace_s))
-    if not request.content.is_eof():  # The rest of the body may never come.
+    if not request.content.is_eof():  # With an unread body the connection cannot be used again.
         response.force_close()
     return response
 
@@ -134,10 +137,10 @@ def asked_host(request: web.Request) -> str:
 
 
 def check_host(request: web.Request) -> None:
-    """Refuse a request for another host: a page whose name was made to point at this machine."""
+    """Refuse a request for another host name: the protection against DNS rebinding."""
     hosts = request.app[SETTINGS].hosts
     host = re.sub(r":\d*$", "", asked_host(request))
-    # A container's health check asks by an address; a client without Host is no browser.
+    # Health checks use an IP address. A request without Host does not come from a browser.
     if host and "*" not in hosts and host not in hosts and request.path != "/healthz":
         raise Refused("host_not_allowed")
 
@@ -158,7 +161,7 @@ def is_listed(request: web.Request) -> bool:
 
 
 def is_preflight(request: web.Request) -> bool:
-    """Whether a browser asks what a page of a listed origin may send. It brings no token."""
+    """Whether this is a CORS preflight from a listed origin. Preflights carry no token."""
     asks = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
     return asks and is_listed(request)
 
@@ -173,13 +176,13 @@ def check_token(request: web.Request) -> None:
 
 
 def read_user(request: web.Request) -> str:
-    """Return who asks, as the proxy in front says; an empty text if there are no users."""
+    """Return the user's name that the proxy in front sends; an empty text if there are no users."""
     name = request.app[SETTINGS].user_header
     if not name:
         return ""
     given = request.headers.getall(name, [])
-    if len(given) != 1 or not given[0].strip():
-        raise Refused("unauthorized", f"The header {name} is missing: nobody says who asks.")
+    if len(given) != 1 or not given[0].strip() or not given[0].isprintable():
+        raise Refused("unauthorized", f"The proxy has to send the user's name once, in {name}.")
     return given[0].strip()
 
 
@@ -195,10 +198,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     else:
         headers.setdefault("Cache-Control", "no-cache")
         headers["Referrer-Policy"] = "no-referrer"
-        # The React example loads React from another host; its own policy is in its HTML.
-        if not request.path.startswith("/static/react/"):
+        # The examples, a folder each, load packages from another host: their HTML has a policy.
+        if not re.match("/static/[^/]+/", request.path):
             headers["Content-Security-Policy"] = PAGE_POLICY
     headers.add("Vary", "Origin")
     if is_listed(request):
         headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-        headers["Access-Control-Expose-Headers"] = "Location, Content-Location, Retry-After"
+        headers["Access-Control-Expose-Headers"] = EXPOSED

@@ -1,10 +1,11 @@
-"""What a request says: its body, its thread, its cursor. Whatever does not fit is refused."""
+"""Read and check a request: its body, its thread, its cursor."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import math
 import re
 import secrets
 from typing import Any
@@ -25,24 +26,20 @@ def invalid(message: str) -> Refused:
     return Refused("invalid_request", message)
 
 
-async def read_chat(request: web.Request) -> Asked:
+def read_chat(request: web.Request, body: dict[str, Any], digest: str) -> Asked:
     """Return what the POST asks for. Raises Refused."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not re.fullmatch(r"[\x21-\x7e]{1,128}", key):
         raise invalid("Idempotency-Key has 1 to 128 visible ASCII characters.")
-    body, digest = await read_body(request)
     thread_id, message = body.get("thread_id"), body.get("message")
-    if thread_id is not None and not (
-        isinstance(thread_id, str) and re.fullmatch(THREAD_ID, thread_id)
-    ):
-        raise invalid("thread_id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
+    if thread_id is not None:
+        check_thread_id("thread_id", thread_id)
     replaces, context = body.get("replaces"), body.get("context")
     if replaces is not None and (
         not isinstance(replaces, str) or thread_id is None or "resume" in body
     ):
-        raise invalid("replaces is the id of a user message, beside message and thread_id.")
-    if context is not None and not isinstance(context, dict):
-        raise invalid("context has to be an object.")
+        raise invalid("replaces has to be a string, and needs message and thread_id.")
+    check_context(context)
     if "resume" not in body:
         check_message(message)
     elif message is not None:
@@ -71,7 +68,7 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
         raise Refused("too_large")
     try:
         async with asyncio.timeout(BODY_S):
-            body = json.loads(await request.read())
+            body = json.loads((await request.read()).decode(), parse_int=_read_int)
         # Refuses NaN, numbers beyond a float and half of a surrogate pair, too.
         canonical = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError, web.RequestPayloadError):
@@ -81,6 +78,30 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
     if not isinstance(body, dict):
         raise invalid("The body has to be a JSON object.")
     return body, hashlib.sha256(canonical).hexdigest()
+
+
+def check_thread_id(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(THREAD_ID, value):
+        raise invalid(f"{name} has 1 to 64 characters of A-Z, a-z, 0-9, _ and -.")
+
+
+def check_asked(asked: Asked) -> Asked:
+    """Return what a dialect read, if `read_chat` would take it. Raises Refused."""
+    if asked.message is not None:
+        check_message(asked.message)
+    check_context(asked.context)
+    return asked
+
+
+def check_context(context: Any) -> None:
+    if context is not None and not isinstance(context, dict):
+        raise invalid("context has to be an object.")
+
+
+def _read_int(digits: str) -> int:
+    if math.isinf(float(digits)):
+        raise ValueError("a number beyond a float")
+    return int(digits)
 
 
 def check_message(message: Any) -> None:
@@ -101,7 +122,7 @@ def read_thread(request: web.Request) -> Asked:
 def read_cursor(request: web.Request, last_id: int) -> int:
     """Return the last event id that the reader has, 0 if it has none. Raises Refused.
 
-    ``last_id`` is that of the run's newest event.
+    ``last_id`` is the id of the run's newest event.
 
     Source: WHATWG HTML, "Last-Event-ID".
     """

@@ -10,8 +10,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,13 +21,13 @@ VERSION = "0.2.0"
 
 
 class SettingError(ValueError):
-    """A setting has a value that it cannot have; the text is one line for a person."""
+    """A setting has an invalid value; the text is one line for a person."""
 
 
 class Kind(NamedTuple):
     """A kind of setting: what it wants, in words, and a function that reads its text.
 
-    The function raises ValueError if the text is none of its kind.
+    The function raises ValueError if the text is invalid.
     """
 
     wants: str
@@ -47,7 +49,7 @@ def _number(
 ) -> Callable[[str], float]:
     def read(text: str) -> float:
         value = int(text) if whole else float(text)
-        # The comparison is false for NaN, too.
+        # NaN fails the comparison, so it is refused.
         if not text.isascii() or "_" in text or not lowest <= value <= highest:
             raise ValueError
         return int(value) if float(value).is_integer() else value
@@ -128,13 +130,15 @@ class Settings:
     allowed_hosts: frozenset[str] = setting(
         frozenset(), HOSTS, "names of this server; empty: localhost alone, if HOST is loopback"
     )
-    user_header: str = setting("", HEADER, "header in which a proxy says who asks")
-    heartbeat_s: float = setting(15, ABOVE_0, "silence before a heartbeat")
-    run_timeout_s: float = setting(120, ABOVE_0, "the longest a run may take")
-    send_timeout_s: float = setting(30, ABOVE_0, "when a reader that takes nothing is dropped")
-    disconnect_grace_s: float = setting(10, ENDLESS, "how long a run goes on without a reader")
-    shutdown_grace_s: float = setting(5, SECONDS, "what running runs get at shutdown")
-    run_ttl_s: float = setting(120, SECONDS, "how long an ended run is kept")
+    user_header: str = setting("", HEADER, "header with the user's name, which a proxy sets")
+    heartbeat_s: float = setting(15, ABOVE_0, "seconds of silence before a heartbeat")
+    run_timeout_s: float = setting(120, ABOVE_0, "seconds that a run may take")
+    send_timeout_s: float = setting(
+        30, ABOVE_0, "seconds until a reader that takes nothing is dropped"
+    )
+    disconnect_grace_s: float = setting(10, ENDLESS, "seconds that a run goes on without a reader")
+    shutdown_grace_s: float = setting(5, SECONDS, "seconds that running runs get at shutdown")
+    run_ttl_s: float = setting(120, SECONDS, "seconds that an ended run is kept")
     max_runs: int = setting(100, COUNT, "runs at once")
     max_run_bytes: int = setting(4194304, COUNT, "bytes of a run's events")
     max_body_bytes: int = setting(4194304, COUNT, "bytes of a request's body")
@@ -147,7 +151,10 @@ class Settings:
     def hosts(self) -> frozenset[str]:
         """The host names that a request may ask for; ``*`` for all."""
         local = frozenset({"localhost", "127.0.0.1", "[::1]"})
-        loopback = re.fullmatch(r"localhost|127\.[\d.]+|::1", self.host)
+        try:
+            loopback = ip_address(self.host).is_loopback
+        except ValueError:
+            loopback = self.host.lower() == "localhost"
         return self.allowed_hosts or (local if loopback else frozenset("*"))
 
 
@@ -174,7 +181,11 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Setti
         shown = ", ".join(default) if isinstance(default, frozenset) else default
         about = f"{each.metadata['about']} [{shown}]" if shown != "" else each.metadata["about"]
         parser.add_argument(_flag(each.name), metavar=each.name.upper(), help=about)
-    flags = vars(parser.parse_args(arguments))
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # Not its value, which may be a secret behind a misspelt flag.
+        raise SettingError(f"{unknown[0].partition('=')[0]} is no setting; --help lists them")
+    flags = vars(known)
     values = {}
     for each in fields(Settings):
         flag, variable = flags[each.name], each.name.upper()
@@ -185,9 +196,17 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Setti
             try:
                 values[each.name] = kind.read(text)
             except ValueError:
-                got = "something else" if kind.secret else repr(text)
+                # A URL with an @ may have a password in it.
+                got = "something else" if kind.secret or "@" in text else repr(text)
                 raise SettingError(f"{name} wants {kind.wants}, got {got}") from None
     return Settings(**values)
+
+
+def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
+    """Return variables that are nearly named as a setting, each with that setting's name."""
+    names = [each.name.upper() for each in fields(Settings)]
+    close = {name: get_close_matches(name, names, 1, cutoff=0.85) for name in environ}
+    return [(name, found[0]) for name, found in close.items() if found and name not in names]
 
 
 def _flag(name: str) -> str:

@@ -1,13 +1,14 @@
 """What a run's failure means, and what is said of it.
 
-Model providers are told apart by LangChain's model exceptions or, if an integration raises others,
-by the HTTP status on them. Texts of exceptions are read here to find the kind of a failure; they
-are never sent, since providers put keys and addresses there.
+Texts of exceptions are read here to find the kind of a failure; they
+are never sent, since providers put keys and addresses there. The kind is found by the class of
+the exception, then by its HTTP status, then by words in its text.
 """
 
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +24,8 @@ class Failure(NamedTuple):
 
 
 FAILURES = {
-    "timeout": Failure("timeout", True, "The run took longer than it may."),
-    "too_large": Failure("too_large", False, "The answer is larger than a run may be."),
+    "timeout": Failure("timeout", True, "The run reached its time limit."),
+    "too_large": Failure("too_large", False, "The answer reached its size limit."),
     "shutdown": Failure("shutdown", True, "The server is shutting down. Try again in a moment."),
     "agent_error": Failure("agent_error", False, "The agent failed."),
     "too_many_steps": Failure("agent_error", False, "The agent took more steps than it may."),
@@ -37,9 +38,7 @@ FAILURES = {
     "model_not_found": Failure(
         "model_not_found", False, "The model's provider knows no model of this name."
     ),
-    "model_context": Failure(
-        "model_context", False, "The conversation is longer than the model takes."
-    ),
+    "model_context": Failure("model_context", False, "The conversation is too long for the model."),
     "model_unreachable": Failure("model_unreachable", True, "The model cannot be reached."),
     "model_error": Failure(
         "model_error", True, "The model's provider failed. Try again in a moment."
@@ -82,7 +81,7 @@ WORDS = [
 """What providers write into an error, its code and type included, in the order to look for it."""
 
 MORE_THAN_A_STATUS = {"model_context", "quota"}
-"""The kinds that the words of an error say, and its class or status does not."""
+"""The kinds that only the words of an error show; its class and status are too general."""
 
 TRANSPORTS = {"httpx", "httpx2", "httpcore", "aiohttp"}
 """The packages whose own exceptions say that a connection failed."""
@@ -91,7 +90,7 @@ TRANSPORTS = {"httpx", "httpx2", "httpcore", "aiohttp"}
 def model_failure(chain: Sequence[BaseException], began: bool) -> str:
     """Return the key of `FAILURES` for what a model call raised, the exception and its causes.
 
-    ``began`` is whether the answer had begun: then a lost connection is a failure of the answer.
+    ``began`` is whether a chunk had come: then a lost connection means that the answer broke off.
     """
     error = chain[0]
     words = _kind_by_words(error)
@@ -133,4 +132,4 @@ def _status(error: BaseException) -> int | None:
 def _is_transport(error: BaseException) -> bool:
     classes = type(error).__mro__
     foreign = any(each.__module__.partition(".")[0] in TRANSPORTS for each in classes)
-    return foreign or isinstance(error, OSError)
+    return foreign or isinstance(error, ConnectionError | TimeoutError | socket.gaierror)

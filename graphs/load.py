@@ -1,4 +1,4 @@
-"""What the setting AGENT names: a graph, or another Runnable, which is made a graph.
+"""Load what AGENT names, and wrap a Runnable that is no graph.
 
 Nothing in here knows threads or events.
 """
@@ -71,8 +71,8 @@ def _hidden() -> list[str]:
 
 def _taken(spec: str) -> AgentError:
     return AgentError(
-        f"AGENT {spec!r} cannot be loaded: the server's own modules have the names of yours here "
-        f"({', '.join(_hidden())}); rename yours"
+        f"AGENT {spec!r} cannot be loaded: these modules of yours have the same name as the "
+        f"server's: {', '.join(_hidden())}; rename them"
     )
 
 
@@ -104,7 +104,7 @@ async def make(found: Any, spec: str) -> Runnable[Any, Any]:
 
 
 async def _unfit(found: Any) -> str:
-    """Return why this cannot run as an agent, an empty text if it can."""
+    """Return the reason why this cannot be an agent, or an empty text."""
     if isinstance(found, StateGraph):
         return "the graph is not compiled; call its compile() method"
     if not isinstance(found, Runnable):
@@ -138,7 +138,7 @@ def as_graph(runnable: Runnable[Any, Any]) -> Graph:
     if isinstance(runnable, CompiledStateGraph):
         return runnable
     takes_list = False
-    with suppress(TypeError):  # of a Runnable that does not say what it takes
+    with suppress(TypeError):  # A Runnable may declare no input type.
         takes_list = runnable.InputType == FakeListChatModel(responses=[]).InputType
 
     async def run(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def as_graph(runnable: Runnable[Any, Any]) -> Graph:
         return {"messages": _answer(await runnable.ainvoke(given, config))}
 
     graph = StateGraph(MessagesState).add_node("run", run).add_edge(START, "run")
-    # LangGraph hands an inner graph the store of the outer one.
+    # An inner graph uses the store of the outer graph, so the outer one gets the inner one's.
     return graph.compile(store=getattr(_graph_in(runnable), "store", None))
 
 
@@ -157,7 +157,7 @@ def read_context(schema: Any, given: dict[str, Any]) -> Any:
     The schema is a dataclass, a Pydantic model or a TypedDict, as LangGraph takes them.
     """
     if is_typeddict(schema):
-        # Pydantic reads typing's own TypedDict from Python 3.12 on.
+        # Before Python 3.12 Pydantic refuses typing.TypedDict: a model of its fields checks it.
         needed = schema.__required_keys__
         fields: Any = {
             name: (hint, ... if name in needed else None)

@@ -23,8 +23,20 @@ STATUS = "closed_as"
 """The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
 
 
+ENDED = "turn_ended"
+"""The key in an AI message's response_metadata that says why its turn did not complete."""
+
+CLOSING = "closes_turn"
+"""The key in the response_metadata of an AI message that stands for a missing answer."""
+
+
+def counts_of(usage: Mapping[str, Any]) -> Usage:
+    """Return the counts of LangChain's usage metadata, 0 for a missing one."""
+    return {name: usage.get(name) or 0 for name in USAGE}
+
+
 def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
-    """Return a message's tool calls, also those with unusable arguments: providers count them."""
+    """Return a message's tool calls. Providers want a result for those with bad arguments, too."""
     if not isinstance(message, AIMessage):
         return []
     return [dict(call) for call in (*message.tool_calls, *message.invalid_tool_calls)]
@@ -99,11 +111,11 @@ LENGTH = {"length", "max_tokens", "max_output_tokens", "model_length"}
 
 def finish_reason(metadata: Mapping[str, Any]) -> str | None:
     """Return why a model stopped, None for a normal stop."""
-    incomplete = metadata.get("incomplete_details") or {}
-    reason = incomplete.get("reason") or next(
-        (metadata[k] for k in ("finish_reason", "stop_reason", "done_reason") if metadata.get(k)),
-        None,
-    )
+    names = ("finish_reason", "stop_reason", "done_reason")
+    reason = next((metadata[name] for name in names if metadata.get(name)), None)
+    match metadata:
+        case {"incomplete_details": {"reason": why}}:
+            reason = why
     if not isinstance(reason, str) or reason.lower() in NORMAL_STOPS:
         return None
     return "length" if reason.lower() in LENGTH else reason
@@ -123,7 +135,7 @@ def tool_message_in(call_id: str, output: Any) -> ToolMessage | None:
 def result_of(output: Any) -> dict[str, Any]:
     """Return status and result of a tool's output, status and message of a failed one.
 
-    A result is an object: what is none is its ``content``, as text.
+    The result is an object; anything else becomes ``{"content": text}``.
     """
     if isinstance(output, ToolMessage):
         if output.status == "error":
@@ -137,7 +149,7 @@ def result_of(output: Any) -> dict[str, Any]:
 
 
 def input_of(given: Any) -> dict[str, Any]:
-    """Return a call's arguments as an object; ``{"arguments": text}`` if they are none."""
+    """Return a call's arguments as an object; others become ``{"arguments": text}``."""
     if given is None or given == "":
         return {}
     shown = jsonable(parsed(given))
@@ -165,9 +177,9 @@ def jsonable(value: Any) -> Any:
     """Return the value as JSON can carry it: models and dates as their fields, NaN as its name."""
     try:
         return json.loads(json.dumps(value, default=_plain), parse_constant=str)
-    except (TypeError, ValueError):  # odd keys, a circle
+    except (TypeError, ValueError):  # Keys that are no strings, or a cycle.
         return str(value)
-    except RecursionError:  # which its text would raise, too
+    except RecursionError:  # str() would raise it, too.
         return f"<{type(value).__name__}>"
 
 

@@ -1,11 +1,11 @@
-"""What a graph's stream does not say: what runs inside a tool, what is silent, who raised what.
+"""A callback handler for what a graph's stream lacks: calls inside tools, who raised what.
 
-A LangChain callback handler. Nothing in here knows threads or events.
+Nothing in here knows threads or events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Any
@@ -15,7 +15,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.errors import GraphRecursionError
 
 from graphs.failures import lacks_key, model_failure
-from graphs.messages import USAGE, Usage
+from graphs.messages import Usage, counts_of
 
 HIDDEN = "hidden"
 """The metadata key of a model or a node whose text is not answer text."""
@@ -32,10 +32,10 @@ _inside_tool: ContextVar[bool] = ContextVar("inside_tool", default=False)
 
 
 class Watch(BaseCallbackHandler):
-    """Hears what LangGraph's stream does not say: what runs inside a tool, who raised what.
+    """Records what runs inside a tool, what is not to be streamed, and who raised what.
 
-    Every handler of a model call or a node gets the same metadata dict, and LangGraph sends that
-    dict with each chunk: a mark that is set here is seen by the translator.
+    LangChain passes one metadata dict to all handlers of a model call or a node, and LangGraph
+    sends that dict with each chunk. So a key that is set here arrives in the translator.
     """
 
     run_inline = True
@@ -72,7 +72,7 @@ class Watch(BaseCallbackHandler):
                 if run_id in self._silent_calls:
                     self.silent.add(message.id or "")
                 if usage := getattr(message, "usage_metadata", None):
-                    self._counts[str(run_id)] = {name: usage.get(name) or 0 for name in USAGE}
+                    self._counts[str(run_id)] = counts_of(usage)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._of_models.append((error, str(run_id)))
@@ -83,7 +83,7 @@ class Watch(BaseCallbackHandler):
         self._tokens[run_id] = _inside_tool.set(True)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        # A tool that ends in another context than it started in leaves nothing to undo.
+        # `reset` fails in another context than the tool started in; nothing is changed there.
         with suppress(KeyError, ValueError):
             _inside_tool.reset(self._tokens.pop(run_id))
 
@@ -91,14 +91,14 @@ class Watch(BaseCallbackHandler):
         self._of_tools.append(error)
         self.on_tool_end(None, run_id=run_id)
 
-    def unstreamed_usage(self, streamed: Mapping[str, Usage]) -> list[Usage]:
+    def unstreamed_usage(self, streamed: Container[str]) -> list[Usage]:
         """Return the counts of the model calls that were not streamed."""
         return [counts for call, counts in self._counts.items() if call not in streamed]
 
     def kind_of(self, error: BaseException | None, began: Callable[[str], bool]) -> str:
         """Return the key of `FAILURES` for what the graph raised.
 
-        Whoever raised it decides: a tool or a node fails for the agent, whatever the class.
+        The origin decides: an error of a tool or a node is an ``agent_error``, whatever its class.
         """
         chain = []
         while error is not None and error not in chain:

@@ -1,7 +1,7 @@
-"""All runs: limits, one run a thread, keys, and what one process shares.
+"""All runs: limits, one run a thread, idempotency keys, and the store of one process.
 
-Whose turn a thread has, and which run a key started, are names in the store: the first run to
-claim a name holds it, and everybody else learns which run does.
+The store keeps names: one for each thread that has a running run, and one for each key. The first
+run that claims a name holds it, and the others get the id of that run.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,10 +20,10 @@ from events import Asked, EventLog, Refused, Unavailable, thread_name
 from runs.run import STOP_S, Limits, Run
 
 CLAIM_POLL_S = 0.02
-"""How often a name is looked at again that its holder is about to give back."""
+"""How long to wait before a name is claimed again that its holder will soon release."""
 
 DRAIN_S = 2 * STOP_S + 0.2
-"""How long shutdown waits for stopped runs: for the graph, then for the thread, and a little."""
+"""How long shutdown waits for stopped runs: for the graph, for the thread, and 0.2 s to spare."""
 
 logger = logging.getLogger("chat")
 
@@ -46,7 +47,7 @@ class AnyRun(Protocol):
 
 
 class Store(Protocol):
-    """What keeps the logs of runs, and the names that runs hold. All may raise Unavailable."""
+    """What keeps the logs of runs, and their names. Every method may raise Unavailable."""
 
     async def open(self, run: Run) -> EventLog:
         """Return the empty log of a new run."""
@@ -112,8 +113,10 @@ class Registry:
         self.draining = False
         self._runs: dict[str, Run] = {}
         """The runs that have started, by id."""
-        self._running: dict[str, asyncio.Task[None]] = {}
-        """The tasks of running runs, by id."""
+        self._running: set[str] = set()
+        """The ids of the runs that hold their threads."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """What runs in the background: asyncio itself keeps no task alive."""
 
     @property
     def running(self) -> int:
@@ -131,6 +134,8 @@ class Registry:
         async with self._opened(asked) as run:
             if asked.key is not None and (joined := await self._join(run)):
                 return joined
+            if self.draining:
+                raise Refused("draining")
             await self.agent.check()
             await self._take_thread(run)
             turn = await self.agent.turn(asked)
@@ -141,16 +146,17 @@ class Registry:
             if self.running >= self.limits.max_runs:
                 raise Refused("too_many_runs")
             self._runs[run.id] = run
-            task = self._running[run.id] = run.start(turn, self._give_back)
-            task.add_done_callback(partial(self._ended, run))
-            # Whoever is told of the run can find it, on every server.
+            self._running.add(run.id)
+            run.start(turn, self._give_back).add_done_callback(partial(self._ended, run))
+            await self._note_newest(run)
+            # Wait until the run is stored, so that its client can find it on every server.
             await run.log.wait(0, self.limits.heartbeat_s)
             return run
 
     async def forget(self, asked: Asked) -> None:
         """Forget a thread. Raises Refused if it has a running run, or nobody knows it."""
         thread = asked.thread
-        # A run that never starts holds the thread meanwhile.
+        # A run that never starts claims the thread, so that no other run does meanwhile.
         async with self._opened(asked) as run:
             if (holder := await self.store.claim(f"thread:{thread}", run.id)) != run.id:
                 raise Refused("thread_busy", run_id=holder)
@@ -159,25 +165,65 @@ class Registry:
             if not run.log.valid:
                 raise Unavailable
             await self.agent.forget(thread)
+            if newest := await self.store.holder(f"newest:{thread}"):
+                await self.store.release(f"newest:{thread}", newest)
 
     async def running_of(self, thread: str) -> AnyRun | None:
         """Return the thread's running run, None if there is none."""
         run_id = await self.store.holder(f"thread:{thread}")
         return await self._find(run_id) if run_id else None
 
+    async def newest_turn(self, thread: str) -> list[AnyRun]:
+        """Return the runs of the thread's newest turn as `turn_of` does, none if it is gone."""
+        run = await self.running_of(thread)
+        if not run and (run_id := await self.store.holder(f"newest:{thread}")):
+            run = await self._find(run_id)
+        return await self.turn_of(run) if run else []
+
+    async def turn_of(self, run: AnyRun) -> list[AnyRun]:
+        """Return the runs of a turn up to this one, oldest first; none if one of them is gone.
+
+        A turn takes a run for its message, and one for each answer to its interrupts.
+        """
+        runs = [run]
+        while runs[0].asked.message is None:
+            run_id = await self.store.holder(f"before:{runs[0].id}")
+            before = await self._find(run_id) if run_id else None
+            if not before:
+                return []
+            runs.insert(0, before)
+        return runs
+
+    async def questions(self, thread: str) -> list[str]:
+        """Return the ids of the messages that users sent, oldest first, the running one's too."""
+        run = await self.running_of(thread)
+        ids = await self.agent.questions(thread)
+        # The graph may not have saved the running question yet.
+        return [*dict.fromkeys([*ids, *([run.question_id] if run and run.question_id else [])])]
+
     async def check(self) -> None:
-        """Raise Unavailable if what keeps the runs or the threads is away."""
+        """Raise Unavailable if Redis or the database cannot be reached."""
         await self.store.check()
         await self.agent.check()
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs, let the running ones end within the grace, then stop the others."""
         self.draining = True
-        for timeout_s in (grace_s, DRAIN_S):
-            if tasks := [*self._running.values()]:
-                await asyncio.wait(tasks, timeout=timeout_s)
-            for run_id in self._running:
-                self._runs[run_id].stop("shutdown")
+        await self._wait_for_runs(grace_s)
+        for run_id in self._running:
+            self._runs[run_id].stop("shutdown")
+        await self._wait_for_runs(DRAIN_S)
+
+    async def _wait_for_runs(self, timeout_s: float) -> None:
+        ends = [
+            asyncio.create_task(run.log.ended())
+            for run in self._runs.values()
+            if not run.log.closed
+        ]
+        if ends:
+            await asyncio.wait(ends, timeout=timeout_s)
+        for end in ends:
+            end.cancel()
 
     async def _find(self, run_id: str) -> AnyRun | None:
         run = self._runs.get(run_id)
@@ -185,7 +231,7 @@ class Registry:
 
     @asynccontextmanager
     async def _opened(self, asked: Asked) -> AsyncIterator[Run]:
-        """Give a new run; if it is not started, nothing of it is left."""
+        """Open a run; if the body does not start it, release its names and drop it."""
         run = Run(secrets.token_hex(12), asked, self.limits)
         try:
             run.log = await self.store.open(run)
@@ -196,7 +242,7 @@ class Registry:
                 await self._drop(run)
 
     async def _join(self, run: Run) -> AnyRun | None:
-        """Claim the key for this run; return the run that has it already. Raises Refused."""
+        """Claim the key for this run; if another run holds it, return that. Raises Refused."""
         while (run_id := await self.store.claim(_key(run.asked), run.id)) != run.id:
             if found := await self._find(run_id):
                 if found.asked.digest != run.asked.digest:
@@ -207,18 +253,32 @@ class Registry:
         return None
 
     async def _take_thread(self, run: Run) -> None:
-        """Claim the thread for this run, from a run that its readers left too. Raises Refused."""
+        """Claim the thread for this run. A running run that all readers left is stopped for it.
+
+        Raises Refused if the request is not valid, or the running run is still read.
+        """
         asked, name = run.asked, f"thread:{run.asked.thread}"
         while (run_id := await self.store.claim(name, run.id)) != run.id:
             other = await self._find(run_id)
             if asked.message is None or other is None:
                 raise Refused("thread_busy", run_id=run_id)
-            if asked.replaces is None or asked.replaces != other.question_id:
-                await self.agent.turn(asked)  # Refuses what is wrong before the other run stops.
+            # Check the request before the other run stops. Its question may not be saved yet.
+            is_running = asked.replaces is not None and asked.replaces == other.question_id
+            await self.agent.turn(replace(asked, replaces=None) if is_running else asked)
             if not await other.make_room():
                 raise Refused("thread_busy", run_id=run_id)
 
+    async def _note_newest(self, run: Run) -> None:
+        """Let the run hold its thread's ``newest``, and an answer remember the run before it."""
+        newest, asked = f"newest:{run.asked.thread}", run.asked
+        with suppress(Unavailable):
+            while (before := await self.store.claim(newest, run.id)) != run.id:
+                if asked.message is None:
+                    await self.store.claim(f"before:{run.id}", before)
+                await self.store.release(newest, before)
+
     async def _give_back(self, run: Run) -> None:
+        self._running.discard(run.id)
         with suppress(Unavailable):
             await self.store.release(f"thread:{run.asked.thread}", run.id)
 
@@ -227,12 +287,18 @@ class Registry:
         with suppress(Unavailable):
             if run.asked.key is not None:
                 await self.store.release(_key(run.asked), run.id)
+            await self.store.release(f"newest:{run.asked.thread}", run.id)
+            if before := await self.store.holder(f"before:{run.id}"):
+                await self.store.release(f"before:{run.id}", before)
             await self.store.drop(run.id)
 
     def _ended(self, run: Run, _: asyncio.Task[None]) -> None:
-        del self._running[run.id]
-        loop = asyncio.get_running_loop()
-        loop.call_later(self.limits.run_ttl_s, lambda: asyncio.ensure_future(self._drop(run)))
+        asyncio.get_running_loop().call_later(self.limits.run_ttl_s, self._expire, run)
+
+    def _expire(self, run: Run) -> None:
+        task = asyncio.create_task(self._drop(run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _key(asked: Asked) -> str:

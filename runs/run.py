@@ -1,4 +1,4 @@
-"""One run: its start, what may stop it, and its end, whatever happens to anybody.
+"""One run: its start, what may stop it, and its end, which always comes.
 
 A run belongs to no connection. It appends its events to a log, whether anybody reads it or not.
 Nothing in here knows requests, messages or graph state.
@@ -19,17 +19,20 @@ from events import Asked, EventLog, LogFull, StreamEvent
 from graphs.failures import FAILURES
 
 STOP_S = 0.5
-"""How long a stopped graph may take to let go before its run ends without it. The contract says
-so; at shutdown a thread has as long to be settled."""
+"""How long a stopped graph may take to end; after that the run ends without it, as the contract
+says. At shutdown a thread has as long to be settled."""
 
 SETTLE_S = 5.0
-"""How long a thread may take to be settled otherwise: longer than a database takes to reconnect."""
+"""How long a thread may take to be settled, except at shutdown: a database may reconnect."""
 
 UNREAD_GRACE_S = 5.0
 """How long a run that nobody has read yet waits for its first reader: see the contract."""
 
+CLOSING = {"tool_result", "final_answer", "error", "done"}
+"""The events that MAX_RUN_BYTES does not count, so that a run can always be closed."""
+
 FAILED = {"timeout", "too_large", "shutdown"}
-"""The reasons to stop a run that are failures; their codes have the same names."""
+"""The reasons to stop a run that end in an ``error`` event; its code has the same name."""
 
 logger = logging.getLogger("chat")
 
@@ -56,7 +59,7 @@ class Run:
         self.status = "running"
         self.answer: str | None = None
         self.turn: Turn | None = None
-        """While the run goes on."""
+        """None before the start and after the end."""
         self.question_id: str | None = None
         """The id of the user's message, None if the run answers an interrupt."""
         self._limits = limits
@@ -67,11 +70,13 @@ class Run:
         self._first_token: float | None = None
         self._open_calls: dict[str, tuple[str, float]] = {}
         """The tool of each call that has no result yet, and the time of the call, by its id."""
+        self._closing_bytes = 0
         self._readers = 0
         self._was_read = False
         self._gave_back = False
         self._timers: list[asyncio.TimerHandle] = []
         self._grace: asyncio.TimerHandle | None = None
+        self._late_end: asyncio.Task[None] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the run's state as its JSON document."""
@@ -89,14 +94,14 @@ class Run:
         return self._was_read and not self._readers
 
     def join(self) -> None:
-        """Count a reader in."""
+        """Add a reader."""
         self._readers += 1
         self._was_read = True
         if self._grace:
             self._grace.cancel()
 
     def leave(self) -> None:
-        """Count a reader out; after the last one the grace begins."""
+        """Remove a reader; after the last one the grace begins."""
         self._readers -= 1
         if not self._readers:
             self._wait_for_readers(self._limits.disconnect_grace_s)
@@ -112,11 +117,11 @@ class Run:
     # ------------------------------------------------------------------------- start and stop
 
     def start(self, turn: Turn, give_back: Callable[[Run], Awaitable[None]]) -> asyncio.Task[None]:
-        """Start the run; ``give_back`` gives its thread back before the run is done."""
+        """Start the run; ``give_back`` is awaited before ``done``, and gives the thread back."""
         self.turn = turn
         self.question_id = turn.question.id if turn.question else None
         # A graph that was left behind may not write to the thread of the next run.
-        turn.guard(lambda: self.log.valid and not self._gave_back)
+        turn.begin(lambda: self.log.valid and not self._gave_back)
         self._give_back = give_back
         limits = self._limits
         self._append(
@@ -140,7 +145,7 @@ class Run:
             return
         self._stopped_by = reason
         self._timers.append(self._loop.call_later(STOP_S, self._leave_graph_behind, self.turn))
-        # If the run stops itself, the exception that follows closes the graph's stream.
+        # `_append` stops the run from its own task and then raises LogFull, which ends the stream.
         if asyncio.current_task() is not self._task:
             self._task.cancel()
 
@@ -157,8 +162,7 @@ class Run:
             return False
         logger.info("run=%s is stopped: its thread has a new message", self.id)
         self.stop("cancelled")
-        while not self.log.closed:
-            await self.log.wait(self.log.last_id, self._limits.heartbeat_s)
+        await self.log.ended()
         return True
 
     async def drive(self, turn: Turn) -> None:
@@ -166,23 +170,28 @@ class Run:
         logger.info("run=%s thread=%s started", self.id, self.asked.thread_id)
         failure: BaseException | None = None
         try:
+            # Readers get `start` before the graph keeps the event loop busy.
+            await self.log.wait(0, STOP_S)
             async with aclosing(turn.stream()) as events:
                 async for event in events:
                     if self._ending:
-                        return
-                    self._append(event, self._limits.max_run_bytes)
+                        break
+                    counted = event.type not in CLOSING
+                    self._append(event, self._limits.max_run_bytes if counted else math.inf)
         except LogFull:
             pass  # `_append` has stopped the run.
         except BaseException as error:  # noqa: BLE001  # A tool may raise SystemExit, too.
             failure = error
-        if not self._ending:
+        if self._late_end:  # Shutdown waits for this task, and so for the end.
+            await self._late_end
+        else:
             self._ending = True
             await self._end(turn, failure)
 
     # --------------------------------------------------------------------------------- the end
 
     async def _end(self, turn: Turn, failure: BaseException | None) -> None:
-        """End the run, in this order."""
+        """End the run: settle the thread, close calls, say why, give the thread back, `done`."""
         reason, error = self._outcome(turn, failure)
         # The thread first: its next turn may come as soon as it is given back.
         for event in await self._settle(turn, reason, error):
@@ -193,13 +202,13 @@ class Run:
             self._append(turn.translator.left_open(call_id, tool, status))
         if error:
             self._append(error)
-        # Before `done`: whoever reads that may send the next message at once.
+        # Before `done`: a client may send its next message as soon as it reads that.
         self._gave_back = True
         await self._give_back(self)
         self._append(self._done(turn, reason))
         self.status = reason
         self.log.close()
-        self.turn = None  # An ended run keeps its log alone.
+        self.turn = None  # An ended run keeps only its log.
         for timer in (*self._timers, self._grace):
             if timer:
                 timer.cancel()
@@ -247,12 +256,15 @@ class Run:
     def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
         """Append the event, and note what the run's end needs of it."""
         if event.type == "tool_result" and event.tool_call_id not in self._open_calls:
-            return  # Its call did not fit into the log.
+            return  # The `tool_call` was too large for the log.
+        size = self.log.size
         try:
-            self.log.append(event, max_bytes)
+            self.log.append(event, max_bytes + self._closing_bytes)
         except LogFull:
             self.stop("too_large")
             raise
+        if event.type in CLOSING:
+            self._closing_bytes += self.log.size - size
         now = self._loop.time()
         match event.type:
             case "text_delta" if self._first_token is None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
-from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 from pydantic import BaseModel
 
@@ -152,3 +156,72 @@ for _name, _node in (("one", ask_one), ("two", ask_two)):
     _asking_twice.add_node(_name, _node)
     _asking_twice.add_edge(START, _name)
 asking_twice = _asking_twice.compile()
+
+
+@dataclass
+class Greeting:
+    """The runtime context of `greeting`."""
+
+    language: str
+    polite: bool = True
+
+
+class Met(MessagesState):
+    met: bool
+
+
+def greet(state: Met, config: RunnableConfig, runtime: Runtime[Greeting]) -> dict[str, Any]:
+    user = config["configurable"].get("user_id")
+    again = " again" if state.get("met") else ""
+    return {"met": True, "messages": [AIMessage(f"Hello {user}{again}, {runtime.context}")]}
+
+
+_greeting = StateGraph(Met, context_schema=Greeting)
+_greeting.add_node("greet", greet)
+_greeting.add_edge(START, "greet")
+greeting = _greeting.compile()
+
+
+class Player(BaseChatModel):
+    """Streams the chunks that the question asks for, as JSON; after a tool it says "Done."."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "player"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        raise NotImplementedError
+
+    async def _astream(
+        self, messages: list[BaseMessage], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        asked = messages[-1]
+        for chunk in json.loads(asked.text) if asked.type == "human" else [{"content": "Done."}]:
+            if chunk["content"] == "stall":
+                await asyncio.Event().wait()
+            yield ChatGenerationChunk(message=AIMessageChunk(**chunk))
+
+
+def playing() -> Any:
+    """An agent that plays what the question says, and whose answers have no "hush"."""
+    from langchain.agents import create_agent
+    from langchain.agents.middleware import after_model
+
+    both = asyncio.Barrier(2)
+
+    async def meet(with_: str) -> str:
+        """Wait until two calls of this tool run."""
+        await both.wait()
+        return f"Met {with_}."
+
+    @after_model
+    def redact(state: Any, runtime: Any) -> dict[str, Any] | None:
+        answer = state["messages"][-1]
+        if "hush" not in answer.text:
+            return None
+        return {"messages": [AIMessage(answer.text.replace("hush", "***"), id=answer.id)]}
+
+    return create_agent(Player(), [meet], middleware=[redact])

@@ -109,8 +109,11 @@ class Client:
             return response.status, json.loads(body) if body else None
 
 
-def check(events: list[Event]) -> None:
-    """Hold one whole run against the contract's "What always holds"."""
+def check(events: list[Event], redacted: bool = False) -> None:
+    """Check one whole run against the contract's "What always holds".
+
+    ``redacted``: the graph changes the answer after it was streamed.
+    """
     types = [event["type"] for event in events]
     assert types[0] == "start"
     assert types.count("start") == 1
@@ -139,7 +142,7 @@ def check(events: list[Event]) -> None:
     finals = [event for event in events if event["type"] == "final_answer"]
     assert len(finals) <= (reason == "completed")
     for final in finals:
-        assert final["content"] == whole(texts[final["message_id"]])
+        assert redacted or final["content"] == whole(texts[final["message_id"]])
 
 
 def whole(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -139,8 +140,9 @@ async def run_app(log: Path, *arguments: str, **environ: str) -> AsyncIterator[P
     try:
         assert process.stdout
         line = (await process.stdout.readline()).decode()
-        assert line.startswith("Serving on http://127.0.0.1:"), line + log.read_text()
-        async with Process(line.split()[-1], process, log) as client:
+        served = re.fullmatch(r"Serving .+ on (http://127\.0\.0\.1:\d+); Ctrl-C stops\n", line)
+        assert served, line + log.read_text()
+        async with Process(served[1], process, log) as client:
             yield client
     finally:
         if process.returncode is None:

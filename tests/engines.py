@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL, from the system's packages, on free ports, stopped and started at will."""
+"""Redis and PostgreSQL, from the system's packages, on free ports: stopped, frozen and started."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A Redis: a ``cluster`` of one node takes no command that touches keys of two hash tags; what
-    is ``durable`` outlives its stop."""
+    """A Redis. A ``cluster`` of one node refuses commands with keys of two hash tags; a
+    ``durable`` one still has its keys when it is started again."""
 
     def __init__(self, folder: Path, cluster: bool = False, durable: bool = False) -> None:
         self._program = require("redis-server")
@@ -69,15 +69,19 @@ class RedisServer:
                 if answers(client):
                     return
             assert time.monotonic() < ends, (self._folder / "redis.log").read_text()
-            time.sleep(0.01)  # Nothing else tells.
+            time.sleep(0.01)
 
     def client(self) -> Any:
         return Redis.from_url(self.url, socket_timeout=5, retry=None)
 
     def freeze(self) -> None:
-        """Leave every connection open and answer nothing, until it is stopped."""
+        """Keep every connection open and reply to nothing, until it thaws."""
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process:
@@ -87,7 +91,7 @@ class RedisServer:
 
 
 class Postgres:
-    """A cluster of PostgreSQL's own kind, in a folder that its user owns, until `remove`."""
+    """A PostgreSQL with its data in a folder of its own, until `remove`."""
 
     def __init__(self) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -121,7 +125,7 @@ class Postgres:
         self._running = True
 
     def freeze(self) -> None:
-        """Leave every connection open and answer nothing, until it thaws."""
+        """Keep every connection open and reply to nothing, until it thaws."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -144,14 +148,14 @@ class Postgres:
 
 
 class Relay:
-    """A way to an engine that can be closed: then its connections stay, and nothing passes."""
+    """A proxy before Redis. While it is closed, connections stay open and nothing passes."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self.open = asyncio.Event()
         self.open.set()
-        self.closes_at: bytes | None = None
-        """What is not let through any more, nor what follows it."""
+        self.loses_reply_to: bytes | None = None
+        """What Redis still gets, before the connection breaks and the reply is lost, once."""
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
@@ -165,14 +169,20 @@ class Relay:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        ways = self._pass(reader, far_writer), self._pass(far_reader, writer)
-        await asyncio.gather(*ways, return_exceptions=True)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer):
-            while data := await reader.read(65536):
-                if self.closes_at and self.closes_at in data:
-                    self.closes_at = None
-                    self.open.clear()
-                await self.open.wait()
-                writer.write(data)
+        async def there() -> None:
+            with closing(far_writer):
+                while data := await reader.read(65536):
+                    await self.open.wait()
+                    if self.loses_reply_to and self.loses_reply_to in data:
+                        self.loses_reply_to = None
+                        writer.transport.abort()
+                    far_writer.write(data)
+
+        async def back() -> None:
+            with closing(writer):
+                while data := await far_reader.read(65536):
+                    await self.open.wait()
+                    writer.write(data)
+
+        await asyncio.gather(there(), back(), return_exceptions=True)

@@ -9,21 +9,17 @@ HEADINGS, and the words if a fact has moved.
 HEADINGS = {
     "intro": "Streaming a LangGraph agent with aiohttp",
     "start": "Start",
-    "curl": "From the command line",
+    "curl": "Watch the stream",
     "model": "Your own model",
     "graph": "Your own graph",
-    "javascript": "React",
-    "protocol": "Protocol",
+    "javascript": "Your own page",
+    "protocol": "Requests and events",
     "settings": "Settings",
-    "container": "Deploy",
-    "proxy": "Behind a proxy",
-    "replicas": "More than one machine",
-    "files": "How it works",
-    "design": "How it works",
-    "speed": "Measured",
+    "container": "Container and proxy",
+    "code": "How it works",
     "not": "What it does not do",
     "tests": "Test",
-    "licence": "Licence",
+    "more": "Read on",
 }
 
 QUESTIONS = """
@@ -35,7 +31,7 @@ How do I set the timeout of a run?      | settings | `RUN_TIMEOUT_S`
 How do I set an API token?              | settings | `API_TOKEN`
 How do I allow CORS for my frontend?    | settings | `CORS_ORIGINS`
 What is the log level?                  | settings | `LOG_LEVEL`
-Which settings are there?               | settings | Environment variables
+Which settings are there?               | settings |
 How do I search my own docs?            | settings | `DOCS_DIR`
 How do I run the tests?                 | tests | .venv/bin/pytest
 test                                    | tests | .venv/bin/pytest
@@ -45,24 +41,24 @@ How do I use it with curl?              | curl | curl -N
 How do I use my own model?              | model | OPENAI_MODEL
 Does it work with Ollama?               | model | 11434
 How do I connect vLLM?                  | model | vLLM
-How do I use my own graph?              | graph | AGENT=module:attribute
-create_agent                            | graph | create_agent
+How do I use my own graph?              | graph | AGENT
+interrupt                               | graph/protocol | interrupt
 How do I use it from React?             | javascript | useChatStream
 Which events does it send?              | protocol | `text_delta`
-tool_progress                           | protocol | `tool_progress`
+tool_progress                           | protocol/graph | `tool_progress`
 What does thread_busy mean?             | protocol | `thread_busy`
 How do I stop a run?                    | protocol | /cancel
-How do I resume after a disconnect?     | protocol/curl/design | Last-Event-ID
+How do I resume after a disconnect?     | protocol/curl | Last-Event-ID
 How do I deploy it with Docker?         | container | docker build
-nginx                                   | proxy | proxy_buffering off
-Does it work behind a proxy?            | proxy |
-Can I run several replicas?             | replicas/settings | REDIS_URL
-How does it work?                       | design | append-only log
-Where is the code of the event log?     | files/design | events.py
-What does it not do?                    | not | no users
-What is the license?                    | licence | MIT
-How fast is it?                         | speed |
-What is the wire?                       | protocol/intro/design |
+nginx                                   | container | deploy.md
+Does it work behind a proxy?            | container/settings |
+Can I run several servers?              | settings/container | REDIS_URL
+How does it work?                       | code | append-only log
+Where is the code of the event log?     | code | events.py
+What does it not do?                    | not | no accounts
+What is the license?                    | more | MIT
+Where are the measurements?             | more/code |
+What is the wire?                       | protocol/intro/code |
 What is this?                           | (about) | port
 who are you?                            | (about) | port
 hello                                   | (about) | port
@@ -77,13 +73,13 @@ PORT を変えるには？                     | settings | `PORT`
 テストの実行方法を教えて                | tests | .venv/bin/pytest
 サーバーを起動するには?                 | start | python app.py
 実行を止めるには?                       | protocol | /cancel
-途中から再開できますか?                 | protocol/curl/design | Last-Event-ID
+途中から再開できますか?                 | protocol/curl/javascript | resume
 自分のモデルを使いたい                  | model | OPENAI_MODEL
 AGENT の使い方は？                      | settings/graph | AGENT
 Dockerで動かすには?                     | container | docker build
-プロキシの後ろに置くには?               | proxy |
+プロキシの後ろに置くには?               | container/settings |
 イベントの種類は?                       | protocol | `text_delta`
-ライセンスは?                           | licence | MIT
+ライセンスは?                           | more | MIT
 こんにちは                              | (about) | 2倍
 それを2倍して                           | (no_result) | 80の15%
 Pythonで配列を逆順にする関数を書いて    | (cannot) | OPENAI_API_KEY

@@ -251,6 +251,28 @@ async def test_a_failure_that_the_graph_handles_has_the_text_that_its_model_gets
     )
 
 
+FIGURES = [
+    ("the sum so far", [(100, 1), (100, 3), (100, 5)], (100, 5, 105)),
+    ("differences", [(10, 2), (0, 3), (0, 5)], (10, 10, 20)),
+    ("one figure", [(7, 5)], (7, 5, 12)),
+]
+
+
+@pytest.mark.parametrize(("sent", "counted"), [r[1:] for r in FIGURES], ids=[r[0] for r in FIGURES])
+async def test_tokens_are_counted_once_a_model_call(
+    start: Start, sent: list[tuple[int, int]], counted: tuple[int, int, int]
+) -> None:
+    figures = [
+        AIMessageChunk(
+            content="a",
+            usage_metadata={"input_tokens": i, "output_tokens": o, "total_tokens": i + o},
+        )
+        for i, o in sent
+    ]
+    events = await (await start(scripted_agent([figures]))).run("hi")
+    assert (*events[-1]["usage"].values(),) == counted
+
+
 async def test_a_tool_reports_progress(start: Start) -> None:
     events = await (
         await start(scripted_agent([call("report", "{}", "c1"), ["ok"]], [report]))
@@ -441,7 +463,7 @@ async def test_an_interrupt_in_a_node_waits_for_resume(start: Start) -> None:
         {
             "error": {
                 "code": "nothing_to_resume",
-                "message": "No thread of this thread_id waits for an answer.",
+                "message": "This thread is not waiting for an answer.",
             }
         },
     )
@@ -781,21 +803,28 @@ async def test_a_model_without_a_key_is_named_as_what_is_missing(
 # --------------------------------------------------------------------------------- what broke once
 
 
-async def test_a_run_too_large_keeps_its_calls_closed_and_its_bounds(start: Start) -> None:
+async def test_what_closes_a_run_does_not_count_under_its_limit(start: Start) -> None:
     @tool
     async def flood() -> str:
         """Return much."""
         return "x" * 30_000
 
+    script = [call("flood", "{}", "c1"), ["y" * 6_000]]
+    server = await start(scripted_agent(script, [flood]), max_run_bytes=10_000)
+    events = await server.run("go")
+    assert events[-1]["reason"] == "completed"
+    assert events[-2]["content"] == "y" * 6_000
+
+
+async def test_a_run_too_large_keeps_its_calls_closed_and_its_bounds(start: Start) -> None:
     many = [chunk for n in range(40) for chunk in call("shout", '{"text": "a"}', f"c{n}", n)]
     for script in (
-        [call("flood", "{}", "c1"), ["ok"]],
         [call("shout", '{"text": "%s"}' % ("x" * 30_000), "c1"), ["ok"]],
         [call("nope", '{"text": "%s"}' % ("x" * 3_000), "c1"), ["x" * 8000]],
         [[*many, "x" * 12_000], ["ok"]],
-        [many, ["ok"]],
+        [many, ["x" * 12_000]],
     ):
-        server = await start(scripted_agent(script, [flood, shout]), max_run_bytes=10_000)
+        server = await start(scripted_agent(script, [shout]), max_run_bytes=10_000)
         stream = await server.ask("go")
         events = await stream.events()
         check(events)

@@ -67,7 +67,8 @@ def test_a_frame_has_exactly_these_bytes(event: StreamEvent, event_id: int, fram
 
 def test_the_halves_of_a_surrogate_pair_join_in_the_client() -> None:
     halves = [encode_event(StreamEvent("x", content=half), 1) for half in ("\ud83d", "\ude00")]
-    texts = [json.loads(frame.split(b"\n")[1].removeprefix(b"data: "))["content"] for frame in halves]
+    lines = [frame.split(b"\n")[1].removeprefix(b"data: ") for frame in halves]
+    texts = [json.loads(line)["content"] for line in lines]
     assert "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16") == "😀"
 
 

@@ -22,6 +22,8 @@ from tests.upstream import STALL, Upstream, text
 
 Launch = Callable[..., Awaitable[Process]]
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # What comes of itself may be late on a machine that others use, too.
 expect.set_options(timeout=20_000)

@@ -387,3 +387,44 @@ def test_an_older_python_gets_one_line(version: str) -> None:
     assert done.returncode != 0
     assert done.stderr.startswith("This server needs Python 3.11 or newer; this is 3.")
     assert done.stderr.count("\n") == 1
+
+
+async def test_the_start_says_what_is_served(launch: Launch, tmp_path: Path) -> None:
+    for environ, expected in (
+        ({}, "Serving the built-in agent (demo model, no key needed) on http://127.0.0.1:"),
+        (
+            {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_MODEL": "mine"},
+            "Serving the built-in agent (mine) on ",
+        ),
+        (
+            {"AGENT": "agents:graph", "PYTHONPATH": str(ROOT / "tests")},
+            "Serving agents:graph on ",
+        ),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(ROOT / "app.py"), "--port=0"),
+            env={"PATH": os.environ["PATH"], "HEARTBEAT": "3", **environ},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout
+        assert process.stderr
+        line = (await process.stdout.readline()).decode()
+        assert line.startswith(expected)
+        assert line.endswith("; Ctrl-C stops\n")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+        said = (await process.stderr.read()).decode()
+        assert "the variable HEARTBEAT is no setting; is HEARTBEAT_S meant?" in said
+
+
+async def test_ctrl_c_says_what_it_waits_for(launch: Launch, upstream: Upstream) -> None:
+    upstream.replies = [[*text("Hel"), STALL]]
+    server = await launch(OPENAI_BASE_URL=upstream.url, SHUTDOWN_GRACE_S="0.5")
+    stream = await server.ask("hi")
+    await stream.until("text_delta")
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.stdout
+    line = (await server.process.stdout.readline()).decode()
+    assert line == "Waiting up to 0.5 s for running runs (1); Ctrl-C again stops at once\n"
+    assert (await stream.until("done"))["reason"] == "shutdown"

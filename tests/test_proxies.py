@@ -1,4 +1,4 @@
-"""deploy/Caddyfile, run by Caddy as it stands; deploy/nginx.conf is in test_clients.py."""
+"""deploy/Caddyfile, run by Caddy; the tests of deploy/nginx.conf are in test_clients.py."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.conftest import ROOT, Process
 from tests.programs import require
 from tests.test_clients import ARRIVAL_PACE, read_deltas
 from tests.upstream import STALL, Upstream, text
+
+pytestmark = pytest.mark.slow
 
 CADDYFILE = (ROOT / "deploy/Caddyfile").read_text()
 WITHOUT_ADMIN = "{\n\tadmin off\n}\n"
@@ -50,10 +52,10 @@ async def caddy(tmp_path: Path) -> AsyncIterator[Caddy]:
             stack.push_async_callback(process.communicate)
             stack.callback(process.kill)
             assert process.stderr
-            told = b""
-            while b"serving initial configuration" not in told:
-                assert (line := await process.stderr.readline()), told
-                told += line
+            log = b""
+            while b"serving initial configuration" not in log:
+                assert (line := await process.stderr.readline()), log
+                log += line
             return await stack.enter_async_context(Client(address))
 
         yield caddy
@@ -90,5 +92,5 @@ async def test_a_reader_that_leaves_caddy_leaves_the_server(
     stream = await (await caddy(server)).ask("hi")
     await stream.until("text_delta")
     stream.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await upstream.dropped.wait()

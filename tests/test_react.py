@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
-from app import REACT_POLICY
 from tests.conftest import ROOT, Process
 from tests.programs import install, require
 from tests.test_page import Launch, browser  # noqa: F401
 from tests.upstream import STALL, Upstream, text
 
-REACT = ROOT / "static/react"
-MAP = re.search('<script type="importmap">(.*?)</script>', (REACT / "index.html").read_text(), re.S)
+pytestmark = pytest.mark.slow
+
+HTML = (ROOT / "static/react/index.html").read_text()
+MAP = re.search('<script type="importmap">(.*?)</script>', HTML, re.S)
 assert MAP
 MODULES: dict[str, str] = json.loads(MAP[1])["imports"]
 """Where React comes from: the address of each module."""
@@ -146,12 +147,21 @@ async def test_only_the_react_page_may_load_react(launch: Launch) -> None:
     server = await launch()
     assert MAP
     digest = base64.b64encode(hashlib.sha256(MAP[1].encode()).digest()).decode()
-    assert f"'sha256-{digest}'" in REACT_POLICY
-    for path, allowed in (("/static/react/index.html", True), ("/", False), ("/static/x", False)):
+    policy = re.search('<meta http-equiv="Content-Security-Policy" content="(.*?)">', HTML)
+    assert policy
+    assert policy.end() < MAP.start(), "a policy holds for what follows it"
+    assert f"script-src 'self' https://esm.sh 'sha256-{digest}'" in policy[1]
+    assert "default-src 'self'" in policy[1]
+    assert "unsafe" not in policy[1]
+    async with server.session.get("/static/react/index.html") as response:
+        assert policy[0] in await response.text()
+        # Policies add up: a header without esm.sh would forbid what the page allows.
+        assert "Content-Security-Policy" not in response.headers
+    for path in ("/", "/static/style.css", "/static/nothing"):
         async with server.session.get(path) as response:
-            policy = response.headers["Content-Security-Policy"]
-            assert ("esm.sh" in policy) == allowed
-            assert "unsafe" not in policy
+            sent = response.headers["Content-Security-Policy"]
+            assert "esm.sh" not in sent
+            assert "unsafe" not in sent
 
 
 def test_the_types_of_the_javascript(packages: Path) -> None:

@@ -23,14 +23,14 @@ from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
 
 from agent import Agent
-from graphs.messages import STATUS
+from graphs.messages import CLOSING, ENDED, STATUS
 from tests.agents import only
 from tests.client import check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, scripted_agent
 from tests.upstream import lacks_a_result
 from threads.memory import Memory
-from threads.repair import CLOSING, ENDED, NO_ANSWER, repair, unanswered
+from threads.repair import NO_ANSWER, repair, unanswered
 
 Start = Callable[..., Awaitable[Server]]
 
@@ -83,6 +83,7 @@ REPAIRS: list[tuple[str, list[AnyMessage], list[str]]] = [
         [USER, calling("c"), ToolMessage("3", tool_call_id="c")],
         ["human hi", "ai", "tool c success", "ai …"],
     ),
+    ("a blank answer", [USER, AIMessage(" \n", id="b")], ["human hi", "ai …"]),
     ("a system message alone", [SystemMessage("x")], ["system x", "ai …"]),
 ]
 
@@ -104,8 +105,7 @@ def test_what_the_graph_did_not_keep_is_added() -> None:
     repaired = repair([], [USER, half], ended={"reason": "cancelled"})
     assert shape(repaired) == ["human hi", "ai Half"]
     assert repaired[-1].response_metadata[ENDED] == {"reason": "cancelled"}
-    # What the graph kept is not added again, and the turn has no second ending.
-    assert repair(repaired, [USER, half]) == repaired
+    assert repair(repaired) == repaired
 
 
 def test_a_finished_tools_result_is_kept_though_its_graph_did_not_keep_it() -> None:
@@ -303,6 +303,44 @@ async def test_the_question_of_a_running_run_is_among_the_messages(start: Start)
     assert [m["content"] for m in thread["messages"]] == ["first", "One.", "second", "Two."]
 
 
+async def test_a_number_that_cannot_be_saved_becomes_a_float(start: Start) -> None:
+    @tool
+    async def count(n: int) -> str:
+        """Count."""
+        return "counted"
+
+    script = [call("count", f'{{"n": {10**30}}}', "c1"), ["Done."], ["Bye."]]
+    server = await start(scripted_agent(script, [count]))
+    events = await server.run("go", thread_id="t")
+    assert events[-1]["reason"] == "completed"
+    assert (await server.run("bye", thread_id="t"))[-1]["reason"] == "completed"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert thread["messages"][1]["tool_calls"][0]["input"] == {"n": 1e30}
+
+
+async def test_a_text_whose_message_got_another_id_is_in_the_thread_once(start: Start) -> None:
+    gate = asyncio.Event()
+    model = ScriptedModel(script=[["Hello ", "there."]])
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        text = (await model.ainvoke(state["messages"])).text
+        return {"messages": [AIMessage(str(text), id="own")]}
+
+    async def hang(state: MessagesState) -> None:
+        await gate.wait()
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("answer", answer)
+    graph.add_node("hang", hang)
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", "hang")
+    server = await start(Agent(graph.compile(), "x"), run_timeout_s=1)
+    events = await server.run("hi", thread_id="t")
+    assert events[-1]["reason"] == "timeout"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["hi", "Hello there."]
+
+
 async def test_an_artifact_that_cannot_be_saved_is_left_out(start: Start) -> None:
     @tool(response_format="content_and_artifact")
     async def read() -> tuple[str, Any]:
@@ -320,6 +358,36 @@ async def test_an_artifact_that_cannot_be_saved_is_left_out(start: Start) -> Non
 
 
 # ------------------------------------------------------------------------------------- the memory
+
+
+async def test_a_graph_that_was_left_behind_does_not_write_to_the_next_turn(start: Start) -> None:
+    begun, let_go, over = (asyncio.Event() for _ in range(3))
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        text = str(state["messages"][-1].text)
+        if text == "stubborn":
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await let_go.wait()
+            asyncio.get_running_loop().call_later(0, over.set)
+        return {"messages": [AIMessage(f"Answer to {text}")]}
+
+    server = await start(Agent(only(answer).compile(), "x"))
+    stream = await server.ask("stubborn", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    await begun.wait()
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    assert (await stream.until("done"))["reason"] == "cancelled"
+    await server.run("next", thread_id="t")
+    let_go.set()
+    await over.wait()
+    await server.run("last", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == [
+        *("stubborn", "", "next", "Answer to next", "last", "Answer to last")
+    ]
 
 
 async def test_the_memory_keeps_nothing_of_a_thread_that_it_forgets(start: Start) -> None:

@@ -1,161 +1,262 @@
 """Threads in SQLite or PostgreSQL, by LangGraph's own checkpointers: they outlive the server.
 
-A module of its own because one process that may forget needs none of it, and only this one knows
-the packages of databases. It knows neither HTTP nor runs.
+`Saver` wraps LangGraph's saver. It promises three things: a run that has lost its lease writes
+nothing; a database that does not reply raises Unavailable within `ANSWER_S`; a thread keeps only
+the checkpoints of its newest turn. Nothing in here knows runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
 
-PING_S = 0.5
-"""How often a database is asked whether it is there, and how long it may take to answer."""
+from events import Unavailable
+from threads.memory import MAY_WRITE, Serializer
+
+ANSWER_S = 2.0
+"""How long the database may take for one operation, to connect included."""
 
 POOL_SIZE = 10
 
+PAUSE_MS = 500
+"""How long a transaction may be idle. When a run may no longer write, its lease still lasts a
+second: a write that has passed the check is committed or dropped before the lease ends."""
 
-class Database:
-    """Where threads outlive the server, by one of LangGraph's own checkpointers.
-
-    ``prune`` deletes all but the newest checkpoint of a thread, ``ping`` raises where the database
-    does not answer.
-    """
-
-    def __init__(
-        self,
-        saver: BaseCheckpointSaver[Any],
-        prune: Callable[[str], Awaitable[Any]],
-        ping: Callable[[], Coroutine[Any, Any, Any]],
-    ) -> None:
-        self.saver = saver
-        self._prune = prune
-        self._ping = ping
-        self._answers = True
-        self._asked_at = 0.0
-
-    def fence(self, allowed: Callable[[str], Awaitable[None]]) -> None:
-        """Await this, which may raise, before a thread is written to."""
-
-        def fenced(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            async def ask_and_write(config: Any, *rest: Any, **options: Any) -> Any:
-                await allowed(config["configurable"]["thread_id"])
-                return await write(config, *rest, **options)
-
-            return ask_and_write
-
-        saver: Any = self.saver
-        saver.aput, saver.aput_writes = fenced(saver.aput), fenced(saver.aput_writes)
-
-    async def prune(self, thread_id: str) -> None:
-        """Keep a thread's newest checkpoint alone, save where a graph's channels need more."""
-        with suppress(NotImplementedError):
-            await self._prune(thread_id)
-
-    async def is_away(self) -> bool:
-        """Whether the database does not answer, asked at most every `PING_S`."""
-        if (now := time.monotonic()) - self._asked_at > PING_S:
-            self._asked_at = now
-            asking = asyncio.create_task(self._ping())
-            # Not a time-out around it: psycopg waits for seconds more where it is cancelled.
-            await asyncio.wait({asking}, timeout=PING_S)
-            asking.add_done_callback(lambda task: task.cancelled() or task.exception())
-            asking.cancel()
-            self._answers = asking.done() and not asking.cancelled() and not asking.exception()
-        return not self._answers
+T = TypeVar("T")
+AnySaver = BaseCheckpointSaver[Any]
+MayWrite = Callable[[], bool]
+Lend = Callable[[MayWrite | None], AbstractAsyncContextManager[Any]]
 
 
-def open_database(url: str) -> AbstractAsyncContextManager[Database]:
+def open_database(url: str) -> AbstractAsyncContextManager[AnySaver]:
     """Open the database that a URL names, ``sqlite:///file`` or ``postgresql://…``, set up.
 
-    Raises ImportError without its package, and what that raises where the database is not there.
+    Raises ImportError without its package, and what that raises if the database is not there.
     """
     return (_open_sqlite if url.startswith("sqlite:") else _open_postgres)(url)
 
 
 @asynccontextmanager
-async def _open_sqlite(url: str) -> AsyncIterator[Database]:
+async def _open_sqlite(url: str) -> AsyncIterator[AnySaver]:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-    async def prune(thread_id: str) -> None:
+    import aiosqlite  # isort: skip  # The package above brings it.
+
+    @asynccontextmanager
+    async def lend(may_write: MayWrite | None) -> AsyncIterator[AnySaver]:
+        if may_write and not may_write():
+            raise Unavailable
+        yield saver
+
+    path = url.removeprefix("sqlite:///")
+    # If that fails, aiosqlite would leave a thread behind.
+    sqlite3.connect(path).close()
+    async with aiosqlite.connect(path) as connection:
+        saver = AsyncSqliteSaver(connection, serde=Serializer())
+        await saver.setup()
+        yield Saver(saver, lend, _prune_sqlite, (sqlite3.OperationalError,))
+
+
+async def _prune_sqlite(saver: Any, thread_id: str, first: str) -> None:
+    """Drop what is older than the turn's first checkpoint; keep the newest of each namespace."""
+    async with saver.lock:
         # A delta channel's value is spread over its older checkpoints, whose metadata counts them.
         delta = "instr(metadata, 'counters_since_delta_snapshot')"
         spread = f"SELECT 1 FROM checkpoints WHERE thread_id = ? AND {delta}"
         if await (await saver.conn.execute(spread, (thread_id,))).fetchone():
             return
-        # What a subgraph kept for one of its calls has a namespace with a task's id.
-        newest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND "
+        # A subgraph that runs for one task has the task's id in its namespace, after a colon.
+        newest = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND"
         for table in ("writes", "checkpoints"):
             await saver.conn.execute(
-                f"DELETE FROM {table} AS old WHERE thread_id = ? AND (instr(checkpoint_ns, ':') OR "
+                f"DELETE FROM {table} AS old WHERE thread_id = ? AND checkpoint_id < ? AND "
+                "(instr(checkpoint_ns, ':') OR "
                 f"checkpoint_id < ({newest} checkpoint_ns = old.checkpoint_ns))",
-                (thread_id, thread_id),
+                (thread_id, first, thread_id),
             )
         await saver.conn.commit()
 
-    async def ping() -> None:
-        await saver.conn.execute("SELECT 1")
-
-    path = url.removeprefix("sqlite:///")
-    # Where that fails, the package would leave a worker thread behind.
-    sqlite3.connect(path).close()
-    async with AsyncSqliteSaver.from_conn_string(path) as saver:
-        await saver.setup()
-        yield Database(saver, prune, ping)
-
 
 @asynccontextmanager
-async def _open_postgres(url: str) -> AsyncIterator[Database]:
+async def _open_postgres(url: str) -> AsyncIterator[AnySaver]:
     from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
-    from psycopg import AsyncConnection
+    from psycopg import AsyncConnection, InterfaceError, OperationalError
+    from psycopg.errors import IdleInTransactionSessionTimeout
     from psycopg.rows import dict_row
     from psycopg_pool import AsyncConnectionPool
 
+    @asynccontextmanager
+    async def lend(may_write: MayWrite | None) -> AsyncIterator[AnySaver]:
+        async with pool.connection() as connection:
+            saver = AsyncPostgresSaver(connection, serde=Serializer())
+            if may_write is None:
+                yield saver
+                return
+            async with connection.transaction():
+                yield saver
+                # If this server is paused after its check, PostgreSQL drops the transaction.
+                # The limit is set after the saver's pipeline: within one it has no effect.
+                pause = f"SET LOCAL idle_in_transaction_session_timeout = {PAUSE_MS}"
+                await connection.execute(pause)
+                if not may_write():
+                    raise Unavailable
+
     options: Any = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    async with await AsyncConnection.connect(url, connect_timeout=5, **options) as connection:
-        # Replicas that start together would set it up twice. None waits in the database for its
-        # turn, since a session that does holds up the setup's concurrent indexes.
+    options["connect_timeout"] = round(ANSWER_S)
+    async with await AsyncConnection.connect(url, **options) as connection:
+        # Servers that start together take turns. They poll: a session that waits for the lock
+        # would block the setup of another one, which creates its indexes concurrently.
         turn = "SELECT pg_try_advisory_lock(hashtext('checkpoint setup')) AS mine"
         while not (await (await connection.execute(turn)).fetchall())[0]["mine"]:
-            await asyncio.sleep(0.1)  # nothing tells when it is free
+            await asyncio.sleep(0.1)
         await AsyncPostgresSaver(connection).setup()
-    pool = AsyncConnectionPool(
+    pool: Any = AsyncConnectionPool(
         url,
-        kwargs={**options, "connect_timeout": 2},
+        kwargs=options,
         min_size=1,
         max_size=POOL_SIZE,
         open=False,
-        # A connection that a restarted database has forgotten would cost somebody their run.
+        # Without the check a restarted database would fail one run for each old connection.
         check=AsyncConnectionPool.check_connection,
-        timeout=2,
-        reconnect_timeout=2,
+        timeout=ANSWER_S,
+        reconnect_timeout=ANSWER_S,
     )
+    await pool.open()
+    away = OperationalError, InterfaceError, IdleInTransactionSessionTimeout
+    try:
+        yield Saver(AsyncPostgresSaver(pool), lend, _prune_postgres, away)
+    finally:
+        await pool.close(timeout=ANSWER_S)
 
-    async def prune(thread_id: str) -> None:
+
+async def _prune_postgres(saver: Any, thread_id: str, first: str) -> None:
+    with suppress(NotImplementedError):  # A delta channel's value is spread over old checkpoints.
         await saver.aprune([thread_id], strategy="keep_latest")
 
-    async def put(config: Any, checkpoint: Any, *rest: Any) -> Any:
-        # The package keeps short values as PostgreSQL's JSON, which has no NUL.
+
+class Saver(BaseCheckpointSaver[Any]):
+    """LangGraph's saver of a database, guarded.
+
+    ``lend`` gives a saver for one operation. For a write it gets the function that says whether
+    the run may still write, and raises Unavailable if not. ``failures`` are the exceptions that
+    mean that the database is away.
+    """
+
+    def __init__(
+        self,
+        saver: AnySaver,
+        lend: Lend,
+        prune: Callable[[Any, str, str], Awaitable[None]],
+        failures: tuple[type[Exception], ...],
+    ) -> None:
+        super().__init__(serde=Serializer())
+        self._saver = saver
+        self._lend = lend
+        self._prune = prune
+        self._failures = failures
+        self._loop = asyncio.get_running_loop()
+
+    async def _use(
+        self, action: Callable[[AnySaver], Awaitable[T]], may_write: MayWrite | None = None
+    ) -> T:
+        async def act() -> T:
+            async with self._lend(may_write) as saver:
+                return await action(saver)
+
+        acting = asyncio.create_task(act())
+        try:
+            # Not a time-out around it: psycopg waits for seconds more when it is cancelled.
+            await asyncio.wait({acting}, timeout=ANSWER_S)
+            if not acting.done():
+                raise Unavailable
+            return acting.result()
+        except self._failures as error:
+            raise Unavailable from error
+        finally:
+            acting.cancel()
+            acting.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return await self._use(lambda saver: saver.aget_tuple(config))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        # LangGraph keeps short values as PostgreSQL's JSON, which has no NUL.
         values = checkpoint["channel_values"]
         texts = {k: v.replace("\0", "\ufffd") for k, v in values.items() if isinstance(v, str)}
-        return await saved(config, {**checkpoint, "channel_values": {**values, **texts}}, *rest)
+        checkpoint = {**checkpoint, "channel_values": {**values, **texts}}
+        saved = await self._use(
+            lambda saver: saver.aput(config, checkpoint, metadata, new_versions),
+            _permission(config),
+        )
+        configurable = config["configurable"]
+        if metadata.get("source") == "input" and not configurable.get("checkpoint_ns"):
+            # A new turn needs no more of the turns before than their newest checkpoint.
+            thread_id, first = configurable["thread_id"], checkpoint["id"]
+            with suppress(Unavailable):
+                await self._use(lambda saver: self._prune(saver, thread_id, first))
+        return saved
 
-    async def ping() -> None:
-        async with pool.connection() as connection:
-            await connection.execute("SELECT 1")
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        await self._use(
+            lambda saver: saver.aput_writes(config, writes, task_id, task_path),
+            _permission(config),
+        )
 
-    saver: Any = AsyncPostgresSaver(pool)  # type: ignore[arg-type]
-    # Its own lock is for a single connection; here each user has one of the pool's.
-    saver.lock = asyncio.Semaphore(POOL_SIZE)
-    saved, saver.aput = saver.aput, put
-    await pool.open()
-    try:
-        yield Database(saver, prune, ping)
-    finally:
-        await pool.close(timeout=PING_S)
+    async def adelete_thread(self, thread_id: str) -> None:
+        await self._use(lambda saver: saver.adelete_thread(thread_id))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return await self._use(
+            lambda saver: saver.aget_delta_channel_history(config=config, channels=channels)
+        )
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        return self._saver.get_next_version(current, channel)
+
+    # A node that is no coroutine runs in a worker thread, and so does a subgraph that it calls.
+
+    def _wait(self, action: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return self._wait(self.aget_tuple(config))
+
+    def put(self, config: RunnableConfig, *arguments: Any) -> RunnableConfig:
+        return self._wait(self.aput(config, *arguments))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Any, task_id: str, task_path: str = ""
+    ) -> None:
+        self._wait(self.aput_writes(config, writes, task_id, task_path))
+
+
+def _permission(config: RunnableConfig) -> MayWrite:
+    permission: MayWrite = config["configurable"].get(MAY_WRITE, lambda: True)
+    return permission

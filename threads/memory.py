@@ -1,18 +1,16 @@
-"""Checkpoints in memory: the newest of each thread alone, and of so many threads.
+"""Checkpoints in memory: one for each thread, for a limited number of threads.
 
-A checkpoint has the whole conversation, so to keep each of a thread's would take memory that
-grows with the square of its length. Nothing in here knows events or runs.
+Each checkpoint holds the whole conversation; keeping all of them would cost memory quadratic in its
+length. Nothing in here knows events or runs.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     ChannelVersions,
@@ -24,33 +22,41 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 MAY_WRITE = "__may_write"
-"""The key in a run's config of a function: whether the run may still write to its thread.
+"""A key of a run's config: its value is a function that says whether the run may still write.
 
 LangGraph does not save keys that begin with two underscores.
 """
 
 COUNTERS = "counters_since_delta_snapshot"
-"""In the metadata of a checkpoint: a channel's value is spread over the checkpoints before it."""
+"""LangGraph's metadata key of delta channels, whose value is spread over earlier checkpoints: then
+those stay, too."""
 
 
 class Serializer(JsonPlusSerializer):
-    """LangGraph's serializer, which leaves out a tool's artifact that cannot be saved."""
+    """LangGraph's serializer; what it cannot save is left out, and not the whole turn with it.
+
+    That is a tool's artifact of any class. An integer of more than 64 bits becomes a float.
+    """
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         try:
             return super().dumps_typed(obj)
         except TypeError:
-            return super().dumps_typed(_without_artifacts(obj))
+            return super().dumps_typed(_savable(obj))
 
 
-def _without_artifacts(value: Any) -> Any:
+def _savable(value: Any) -> Any:
     match value:
         case ToolMessage():
             return value.model_copy(update={"artifact": None})
+        case AIMessage():
+            return value.model_copy(update={"tool_calls": _savable(value.tool_calls)})
         case list():
-            return [_without_artifacts(each) for each in value]
+            return [_savable(each) for each in value]
         case dict():
-            return {key: _without_artifacts(each) for key, each in value.items()}
+            return {key: _savable(each) for key, each in value.items()}
+        case int() if not -(2**63) <= value < 2**63:
+            return float(value)
     return value
 
 
@@ -58,7 +64,7 @@ class Memory(InMemorySaver):
     """LangGraph's own memory, which keeps one checkpoint a thread and ``max_threads`` threads.
 
     ``put`` drops the checkpoint before, and the channel values that it alone used. If there are
-    too many threads, the one used longest ago is forgotten first, never one that is `in_use`.
+    too many threads, the one used longest ago is forgotten first, never one in use.
     """
 
     def __init__(self, max_threads: int) -> None:
@@ -72,22 +78,21 @@ class Memory(InMemorySaver):
     def knows(self, thread_id: str) -> bool:
         return thread_id in self.storage
 
-    @contextmanager
-    def in_use(self, thread_id: str) -> Iterator[None]:
-        """Keep the thread for now; at the end forget idle threads if there are too many."""
+    def use(self, thread_id: str) -> None:
+        """Protect a thread from being forgotten, until it is freed as often."""
         self._users[thread_id] = self._users.get(thread_id, 0) + 1
+
+    def free(self, thread_id: str) -> None:
+        """End a use of the thread, and forget idle threads if there are too many."""
+        self._users[thread_id] -= 1
         self._users.move_to_end(thread_id)
-        try:
-            yield
-        finally:
-            self._users[thread_id] -= 1
-            excess = max(0, len(self._users) - self._max_threads)
-            idle = (each for each, users in self._users.items() if not users)
-            for each in [*islice(idle, excess)]:
-                self.delete_thread(each)
+        excess = max(0, len(self._users) - self._max_threads)
+        idle = (each for each, users in self._users.items() if not users)
+        for each in [*islice(idle, excess)]:
+            self.delete_thread(each)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        # The parent class would make a thread known by looking for it.
+        # The parent's storage is a defaultdict: reading a thread would create it.
         known = self.knows(config["configurable"]["thread_id"])
         return super().get_tuple(config) if known else None
 
@@ -124,7 +129,7 @@ class Memory(InMemorySaver):
     def _drop(
         self, thread_id: str, namespace: str, keep: str = "", kept: ChannelVersions | None = None
     ) -> None:
-        """Drop the checkpoints of a namespace but ``keep``, whose channel versions are ``kept``."""
+        """Drop a namespace's checkpoints, except ``keep``; its channel versions are ``kept``."""
         checkpoints = self.storage[thread_id][namespace]
         for id_ in [each for each in checkpoints if each != keep]:
             versions = self.serde.loads_typed(checkpoints.pop(id_)[0])["channel_versions"]

@@ -1,15 +1,16 @@
-"""Leave a thread so that its next turn works, and rewind it.
+"""Repair a thread so that its next turn works, and rewind it.
 
 Every model provider refuses a history in which a tool call has no result, and some refuse two
-user messages in a row, or a user message right after a tool's. A run that is stopped or fails
+user messages in a row, or a user message right after a tool message. A run that is stopped or fails
 leaves such histories behind. `settle` repairs them. Nothing in here knows events or runs.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
+from operator import is_not
 from typing import Any, cast
 from uuid import uuid4
 
@@ -24,7 +25,7 @@ from langgraph.graph import END, START
 from langgraph.pregel import Pregel
 from langgraph.types import Overwrite, StateSnapshot
 
-from graphs.messages import STATUS, calls_of
+from graphs.messages import CLOSING, ENDED, STATUS, calls_of, pieces_of
 
 Graph = Pregel[Any, Any, Any, Any]
 
@@ -33,21 +34,15 @@ LEFT_OPEN = {
     "cancelled": "The run ended before the tool did.",
     "error": "The model's arguments are not a JSON object, so the tool did not start.",
 }
-"""What is said of a tool call that nothing but the run's end closes, by the call's status."""
-
-ENDED = "turn_ended"
-"""The key in an AI message's response_metadata that says why its turn did not complete."""
-
-CLOSING = "closes_turn"
-"""The key in the response_metadata of an AI message that stands for a missing answer."""
+"""The message of a call that had no result when the run ended, by the call's status."""
 
 NO_ANSWER = "…"
-"""The text of such a message: providers refuse an empty one."""
+"""The text of the message that closes a turn without an answer: providers refuse an empty text."""
 
 
-def config_of(thread: str, namespace: str = "") -> RunnableConfig:
-    """Return the config of a thread, or of a subgraph in it."""
-    return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace}}
+def config_of(thread: str) -> RunnableConfig:
+    """Return the config of a thread."""
+    return {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
 
 
 def history_of(state: StateSnapshot) -> list[AnyMessage]:
@@ -64,30 +59,34 @@ def waits(graph: Graph, state: StateSnapshot) -> bool:
 async def settle(
     graph: Graph,
     config: RunnableConfig,
-    unsaved: Sequence[AnyMessage] = (),
+    unsaved: Callable[[set[str | None]], Sequence[AnyMessage]] = lambda known: (),
     outputs: Mapping[str, ToolMessage] | None = None,
     ended: dict[str, Any] | None = None,
 ) -> list[AnyMessage]:
     """Leave the thread so that its next turn works, and return its messages.
 
-    The step that the graph would have taken next is dropped. ``unsaved`` are messages that the
-    user saw and the graph may not have kept, ``outputs`` what finished tools returned, by tool
-    call id. ``ended`` says why the turn did not complete: ``{"reason", "error"}``.
+    The step that the graph would have taken next is dropped. ``unsaved`` is given the ids that the
+    thread has, and returns the messages that the user saw and the thread lacks. ``outputs`` is what
+    finished tools returned, by tool call id. ``ended`` says why the turn did not complete:
+    ``{"reason", "error"}``.
     """
     state = await graph.aget_state(config, subgraphs=True)
     for task in state.tasks:
-        # A subgraph may have a memory of its own, which its next call goes on from.
+        # A subgraph with a checkpointer of its own continues from there, so it is settled, too.
         if isinstance(task.state, StateSnapshot) and "messages" in task.state.values:
-            inner = task.state.config["configurable"]
-            await settle(graph, config_of(inner["thread_id"], inner["checkpoint_ns"]))
+            namespace = task.state.config["configurable"]["checkpoint_ns"]
+            inner = {**config["configurable"], "checkpoint_ns": namespace}
+            await settle(graph, {"configurable": inner})
     if state.next:
         if ended is None and not waits(graph, state):
-            ended = {"reason": "shutdown"}  # The process that ran the turn died.
+            # A step is pending and nobody is asked: the process died during the turn.
+            ended = {"reason": "shutdown"}
         await graph.aupdate_state(config, None, as_node=END)
         state = await graph.aget_state(config)
     history = history_of(state)
-    repaired = repair(history, unsaved, outputs or {}, ended)
-    if len(repaired) != len(history) or any(map(_differ, repaired, history)):
+    missing = unsaved({message.id for message in history})
+    repaired = repair(history, missing, outputs, ended)
+    if len(repaired) != len(history) or any(map(is_not, repaired, history)):
         await write(graph, config, repaired)
     return repaired
 
@@ -102,10 +101,10 @@ async def rewind(
 
 
 async def write(graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage]) -> None:
-    """Make these the thread's messages, whatever the graph's reducer is, and run nothing on them."""
+    """Replace the thread's messages, past the graph's reducer and without running a node."""
     node = START
     if not config["configurable"]["checkpoint_ns"]:
-        # A node with conditional edges would have their functions called.
+        # `aupdate_state` runs the conditional edges of the node, so choose one without any.
         branches = getattr(getattr(graph, "builder", None), "branches", {})
         plain = (name for name in graph.nodes if name != START and name not in branches)
         node = next(plain, START)
@@ -115,16 +114,16 @@ async def write(graph: Graph, config: RunnableConfig, history: Sequence[AnyMessa
 
 def repair(
     history: Sequence[AnyMessage],
-    unsaved: Iterable[AnyMessage] = (),
+    missing: Sequence[AnyMessage] = (),
     outputs: Mapping[str, ToolMessage] | None = None,
     ended: dict[str, Any] | None = None,
 ) -> list[AnyMessage]:
-    """Return the history as every provider takes it: see `settle`."""
-    known = {message.id for message in history}
-    missing = [message for message in unsaved if message.id not in known]
+    """Return the history with every call closed and an AI message at its end: see `settle`."""
     questions = [message for message in missing if message.type == "human"]
     answers = [message for message in missing if message.type != "human"]
     repaired = [*close_calls([*history, *questions], outputs), *answers]
+    if repaired and _is_blank(repaired[-1]):
+        repaired.pop()
     if repaired and (repaired[-1].type != "ai" or calls_of(repaired[-1])):
         closing = {CLOSING: True}
         repaired.append(AIMessage(NO_ANSWER, id=str(uuid4()), response_metadata=closing))
@@ -135,6 +134,13 @@ def repair(
     return repaired
 
 
+def _is_blank(message: AnyMessage) -> bool:
+    """Whether an answer has nothing in it: Anthropic refuses a history with blank text."""
+    if not isinstance(message, AIMessage) or calls_of(message):
+        return False
+    return not any(text.strip() for _, text in pieces_of(message))
+
+
 def unanswered(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
     """Return the tool calls of the history that have no result."""
     return [call for message, results in _groups(history) for call in _open(message, results)]
@@ -143,7 +149,7 @@ def unanswered(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
 def close_calls(
     history: Sequence[AnyMessage], outputs: Mapping[str, ToolMessage] | None = None
 ) -> Iterator[AnyMessage]:
-    """Yield the history with a result for each of its tool calls, right behind their message."""
+    """Yield the history with a result for each of its tool calls, right after their message."""
     for message, results in _groups(history):
         message = _sound(message)
         yield message
@@ -153,7 +159,7 @@ def close_calls(
 
 
 def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[ToolMessage]]]:
-    """Yield each message with the tool messages that follow it, if it has tool calls."""
+    """Yield each message; one with tool calls comes with the tool messages after it."""
     position = 0
     while position < len(history):
         message = history[position]
@@ -169,7 +175,7 @@ def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[To
 
 
 def _open(message: AnyMessage, results: Sequence[ToolMessage]) -> Iterator[dict[str, Any]]:
-    # Counted, since a model may give two calls of one message the same id.
+    # Count the results of an id: a model may give two calls of one message the same id.
     answered = Counter(result.tool_call_id for result in results)
     for call in calls_of(message):
         if answered[call["id"]]:
@@ -203,7 +209,3 @@ def _closing(call: Mapping[str, Any]) -> ToolMessage:
         status="error",
         additional_kwargs={STATUS: status},
     )
-
-
-def _differ(one: AnyMessage, other: AnyMessage) -> bool:
-    return one is not other

@@ -2,32 +2,26 @@
 
 import { fetchEventSource } from "@microsoft/fetch-event-source";
 
-// What it asks of a browser besides fetch.
+// What it wants of a browser besides fetch.
 globalThis.window = globalThis;
 globalThis.document = { hidden: false, addEventListener() {}, removeEventListener() {} };
 
 async function receive(url, message) {
   const received = [];
   const end = new AbortController();
-  let location;
   await fetchEventSource(new URL("/api/chat", url).href, {
     method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ message }),
+    // Its retry sends the POST again: the key makes that the same run.
+    headers: { "Content-Type": "application/json", "Idempotency-Key": crypto.randomUUID() },
+    body: JSON.stringify({ message, thread_id: crypto.randomUUID() }),
     openWhenHidden: true,
     signal: end.signal,
-    // A second POST would be a second run: its retry reads the run that the first one started.
-    fetch: (input, { headers, signal, ...init }) =>
-      location
-        ? fetch(location, { headers, signal })
-        : fetch(input, { headers, signal, ...init }),
     async onopen(response) {
       if (response.status === 204) end.abort();
-      else if (response.ok) location ??= new URL(response.headers.get("Location"), url);
-      else throw new Error(`${response.status} ${await response.text()}`);
+      else if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
     },
     onmessage({ id, event, data }) {
-      // It also tells of blocks that dispatch nothing: `retry: 2000`, heartbeats.
+      // It also hands out blocks that dispatch nothing: `retry: 2000`, heartbeats.
       if (data) received.push([id, event, data]);
     },
   });

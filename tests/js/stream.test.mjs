@@ -364,7 +364,7 @@ describe("following a run", () => {
     });
 
   test("an event that is no JSON is told as such", async () => {
-    const odd = (_request, response) => response.writeHead(200, { "Content-Type": "text/event-stream" }).end("id: 1\ndata: {\n\n");
+    const odd = (_request, response) => response.writeHead(200, { "Content-Type": "text/event-stream" }).end("data: {\nid: 1\n\n");
     assert.equal((await run([odd])).error.code, "malformed_event");
   });
 
@@ -381,8 +381,8 @@ describe("following a run", () => {
     const halves = (_request, response) => {
       response.writeHead(200, { "Content-Type": "text/event-stream" });
       response.write(frame(EVENTS[0], 1));
-      response.write('id: 2\nevent: text_delta\ndata: {"type":"text_delta","content":"\\ud83d","message_id":"m"}\n\n');
-      response.write('id: 3\nevent: text_delta\ndata: {"type":"text_delta","content":"\\ude00","message_id":"m"}\n\n');
+      response.write('event: text_delta\ndata: {"type":"text_delta","content":"\\ud83d","message_id":"m"}\nid: 2\n\n');
+      response.write('event: text_delta\ndata: {"type":"text_delta","content":"\\ude00","message_id":"m"}\nid: 3\n\n');
       response.end(frame(EVENTS[4], 4));
     };
     await run([halves], { onEvent: (event) => (text += event.content ?? "") });

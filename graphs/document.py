@@ -1,7 +1,4 @@
-"""A thread as a client sees it: its messages as plain objects.
-
-Nothing in here knows events or runs.
-"""
+"""A thread's messages as plain objects, as clients see them: the contract's thread document."""
 
 from __future__ import annotations
 
@@ -10,8 +7,16 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
-from graphs.messages import USAGE, calls_of, input_of, pieces_of, result_of, text_of
-from threads.repair import CLOSING, ENDED
+from graphs.messages import (
+    CLOSING,
+    ENDED,
+    calls_of,
+    counts_of,
+    input_of,
+    pieces_of,
+    result_of,
+    text_of,
+)
 
 
 def document(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
@@ -54,7 +59,7 @@ def _assistant(message: AIMessage) -> dict[str, Any]:
         "content": "" if metadata.get(CLOSING) else text_of(message),
         "tool_calls": calls or None,
         "reasoning": "".join(text for type_, text in pieces if type_ == "reasoning_delta") or None,
-        "usage": {name: usage.get(name) or 0 for name in USAGE} if usage else None,
+        "usage": counts_of(usage) if usage else None,
         "ended": ended.get("reason"),
         "error": ended.get("error"),
     }
