@@ -65,6 +65,7 @@ class Run:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._stopped_by: str | None = None
+        self._begun = False
         self._ending = False
         self._started = self._loop.time()
         self._first_token: float | None = None
@@ -146,7 +147,7 @@ class Run:
         self._stopped_by = reason
         self._timers.append(self._loop.call_later(STOP_S, self._leave_graph_behind, self.turn))
         # `_append` stops the run from its own task and then raises LogFull, which ends the stream.
-        if asyncio.current_task() is not self._task:
+        if self._begun and asyncio.current_task() is not self._task:
             self._task.cancel()
 
     def _leave_graph_behind(self, turn: Turn | None) -> None:
@@ -169,6 +170,9 @@ class Run:
         """Run the graph until it ends or is stopped, then end the run."""
         logger.info("run=%s thread=%s started", self.id, self.asked.thread_id)
         failure: BaseException | None = None
+        self._begun = True
+        if self._stopped_by:
+            self._task.cancel()  # The stop came first: the `await` below raises.
         try:
             # Readers get `start` before the graph keeps the event loop busy.
             await self.log.wait(0, STOP_S)
@@ -187,6 +191,7 @@ class Run:
         else:
             self._ending = True
             await self._end(turn, failure)
+        failure = None  # Its traceback holds this frame, and the frame holds the run.
 
     # --------------------------------------------------------------------------------- the end
 

@@ -165,7 +165,7 @@ async def container(podman: Podman, image: str, tmp_path: Path) -> AsyncIterator
     try:
         assert process.stdout
         line = (await process.stdout.readline()).decode()
-        assert line == f"Serving on http://0.0.0.0:{port}\n", log.read_text()
+        assert line.startswith("Serving ") and f"http://0.0.0.0:{port};" in line, log.read_text()
         # A server that listens on 127.0.0.1 alone would not be found at this address.
         async with Process(f"http://127.0.0.2:{port}", process, log) as client:
             yield client
