@@ -1,10 +1,18 @@
 // @ts-check
-/** Wires the page: what is pressed goes to the server, what the server tells goes to the view. */
+/** Wires the page: what is pressed goes to the server, what the server sends goes to the turns. */
 
+import { authorization, deleteThread, hasToken, readRun, readThread, useToken } from "./api.js";
+import { byId, grow, make, sends } from "./dom.js";
+import { enableCopy } from "./copy.js";
+import { closeDrawer, closeTop, say, showInfo, watchPanels } from "./panels.js";
+import { followEnd } from "./scroll.js";
+import { answering, nameTab, showState } from "./status.js";
+import { channel, visit } from "./store.js";
 import { ChatError, cancelRun, followRun, refusal, streamChat, uuid } from "./stream.js";
-import { Turn, drawQuestion, enableCopy, followEnd } from "./view.js";
+import { addressOf, addressed, drawForgotten, drawList, forget, remember, titleOf } from "./threads.js";
+import { Turn } from "./turn.js";
 import { Wire } from "./wire.js";
-import { failures, translate, words } from "./words.js";
+import { failures, fill, translate, words } from "./words.js";
 
 /** @typedef {import("./stream.js").Done} Done */
 /** @typedef {import("./stream.js").FollowOptions} FollowOptions */
@@ -17,150 +25,237 @@ import { failures, translate, words } from "./words.js";
  * @property {boolean} waiting whether it waits for its next attempt
  * @property {() => void} cut
  */
+/**
+ * @typedef {object} Begin how a run is begun
+ * @property {(options: FollowOptions) => Promise<Done | null>} call
+ * @property {boolean} [resumes] whether the run answers an interrupt of the turn
+ * @property {string} [runId] the run, if it is joined
+ * @property {() => void} [refused] puts back what the page showed, if no run began
+ */
 
 // How long a server may take to stop a run before the page no longer waits for it.
 const STOP_MS = 4000;
-const RESTORE_AGAIN_MS = 3000;
+const AGAIN_MS = 3000;
+// How often a page that does nothing asks whether the server is there.
+const PING_MS = 20_000;
 
 translate(document);
 
 const log = byId("log");
 const composer = /** @type {HTMLFormElement} */ (byId("composer"));
 const message = /** @type {HTMLTextAreaElement} */ (byId("message"));
-message.placeholder = words.ask;
 const send = /** @type {HTMLButtonElement} */ (byId("send"));
 const stop = /** @type {HTMLButtonElement} */ (byId("stop"));
-const cut = /** @type {HTMLButtonElement} */ (byId("cut"));
-const download = /** @type {HTMLButtonElement} */ (byId("download"));
 const tokenForm = /** @type {HTMLFormElement} */ (byId("token-form"));
 const token = /** @type {HTMLInputElement} */ (byId("token"));
-const wirePanel = byId("wire");
-const wire = new Wire(byId("frames"), byId("wire-sum"), byId("timeline"), byId("scale"), byId("wire-warning"));
+const wire = new Wire();
 const toEnd = followEnd(byId("scroll"), byId("to-end"));
 
 const state = {
-  token: sessionStorage.getItem("token") ?? "",
   // The page names its thread, so that a reload finds it even before the first event came.
-  threadId: sessionStorage.getItem("thread") ?? uuid(),
+  threadId: addressed() || uuid(),
+  /** @type {Turn[]} */
+  turns: [],
   /** @type {Running | null} */
   running: null,
-  // Until the conversation is read back, a new turn would stand before what came earlier.
-  restoring: true,
-  /** The turn that waits for a person's answer. @type {Turn | null} */
-  asking: null,
+  // Until the conversation is read, a new turn would stand before what came earlier.
+  reading: true,
+  /** Whether the server no longer has the conversation. */
+  forgotten: false,
+  /** Whether the server could not be reached. */
+  away: false,
 };
 
-/** @type {import("./view.js").Actions} */
+/** Other tabs of this browser; null if the browser has no channel for them. */
+const others = channel("threads");
+
+/** @type {import("./turn.js").Actions} */
 const actions = {
-  ask,
+  again: (turn, text = turn.question) => ask(text, turn),
   answer: (turn, answer) =>
-    follow(turn, (options) => streamChat(null, { ...options, threadId: state.threadId, resume: answer }), true),
-  edit: (text) => {
+    follow(turn, { call: (options) => streamChat(null, { ...options, threadId: state.threadId, resume: answer }), resumes: true }),
+  questionChanged: () => {
+    showComposer();
+    toEnd();
     message.focus();
-    // As if it were typed, so that Undo brings back what was being written.
-    message.select();
-    document.execCommand("insertText", false, text);
   },
-  busy: () => state.running !== null,
+  busy: () => state.running !== null || state.reading,
+  isLast: (turn) => state.turns.at(-1) === turn,
 };
 
-/** Asks the agent. @param {string} text */
-function ask(text) {
-  if (state.running || state.restoring) return;
-  drawQuestion(log, text, actions);
-  const turn = new Turn(log, text, actions);
+/** The turn that waits for a person's answer. */
+function asking() {
+  const last = state.turns.at(-1);
+  return last?.asks && !state.running ? last : null;
+}
+
+/**
+ * Asks the agent.
+ *
+ * @param {string} text
+ * @param {Turn} [old] the turn whose place the question takes, and with it that of what follows
+ */
+function ask(text, old) {
+  if (state.running || state.reading) return;
+  say("");
+  asking()?.withdraw();
+  const turn = new Turn(text, actions);
+  const at = old ? state.turns.indexOf(old) : state.turns.length;
+  const dropped = state.turns.splice(at, Infinity, turn);
+  for (const each of dropped) each.asked.remove(), each.el.remove();
+  log.append(turn.asked, turn.el);
   toEnd();
-  follow(turn, (options) => streamChat(text, { ...options, threadId: state.threadId }));
+  const replaces = old?.id;
+  const refused = () => {
+    if (!replaces) return;
+    turn.asked.remove();
+    turn.el.remove();
+    state.turns.splice(at, Infinity, ...dropped);
+    for (const each of dropped) log.append(each.asked, each.el);
+  };
+  follow(turn, { call: (options) => streamChat(text, { ...options, threadId: state.threadId, replaces }), refused });
 }
 
 /**
  * Follows one run into a turn, until it has ended or cannot be followed.
  *
  * @param {Turn} turn
- * @param {(options: FollowOptions) => Promise<Done | null>} begin
- * @param {boolean} [resumes] whether the run answers an interrupt of this turn
- * @param {string | null} [runId] the run, where it is joined
+ * @param {Begin} begin
  */
-async function follow(turn, begin, resumes = false, runId = null) {
+async function follow(turn, begin) {
   if (state.running) return;
+  const { threadId } = state;
   /** @type {Running} */
-  const running = { turn, runId, reading: new AbortController(), stopping: false, waiting: false, cut: () => {} };
+  const running = { turn, runId: begin.runId ?? null, reading: new AbortController(), stopping: false, waiting: false, cut: () => {} };
   state.running = running;
-  sessionStorage.setItem("thread", state.threadId);
-  turn.begin(runId !== null);
-  wire.reset(!runId);
+  // Until the first question of a thread is taken, the server has no such thread.
+  if (!begin.runId && state.turns.length === 1) visit.set("pending", threadId);
+  if (addressed() !== threadId) history.replaceState(null, "", addressOf(threadId));
+  remember(threadId, state.turns[0]?.question ?? turn.question);
+  turn.begin(Boolean(begin.runId));
+  if (!begin.runId) wire.reset();
   showRunning();
+  const current = () => state.running === running;
   try {
-    const done = await begin({
+    const done = await begin.call({
       headers: authorization(),
       signal: running.reading.signal,
-      onFrame: (frame) => wire.frame(frame),
+      onFrame: (frame) => current() && wire.frame(frame),
       onOpen: (connection) => {
-        wire.opened(connection.cursor);
+        if (current()) wire.opened(connection.cursor);
         running.cut = connection.cut;
       },
       onState: (name, waitMs) => {
-        if (state.running === running) showState(name, waitMs);
+        if (!current()) return;
+        if (name !== "ended") showState(name, waitMs);
         running.waiting = waitMs > 0;
+        turn.hold(running.waiting);
         if (running.waiting) wire.broken();
         // Another attempt would start what is to be stopped.
         if (running.waiting && running.stopping && !running.runId) running.reading.abort();
       },
       onEvent: (event) => {
+        if (!current()) return;
         wire.event(event);
-        if (event.type === "start") {
-          running.runId = event.run_id;
-          sessionStorage.setItem("run", event.run_id);
-          sessionStorage.setItem("asked", turn.question);
-          sessionStorage.setItem("resumes", String(resumes));
-          keepDraft();
-          if (state.asking !== turn) state.asking?.withdraw();
-          state.asking = null;
-          if (running.stopping) cancel(running);
-        }
+        if (event.type === "start") began(running, event.run_id);
         turn.apply(event);
       },
     });
     if (!done) turn.end(null);
+    if (current()) wire.ended();
   } catch (error) {
-    turn.end(running.stopping ? { type: "done", reason: "cancelled" } : null);
-    const unanswered = resumes && !running.runId;
-    if (unanswered) turn.reopen();
-    // What was sent before a run began can be sent again; a run that is lost needs a new one.
-    const again = () => (running.runId || unanswered ? ask(turn.question) : follow(turn, begin));
-    if (!running.reading.signal.aborted) failed(running, error, again);
+    turn.end(running.stopping ? { reason: "cancelled" } : null);
+    if (current()) wire.gaveUp();
+    if (!running.reading.signal.aborted) failed(running, begin, error);
+    else if (begin.resumes && !running.runId) turn.reopen();
   } finally {
-    if (turn.asks) state.asking = turn;
-    if (state.running === running) {
+    if (current()) {
       state.running = null;
-      turn.showQuestion();
+      turn.showAsked();
       showRunning();
     }
+    others?.postMessage(threadId);
   }
 }
 
 /**
  * @param {Running} running
- * @param {unknown} error
- * @param {() => void} again
+ * @param {string} runId
  */
-function failed({ turn, runId }, error, again) {
+function began(running, runId) {
+  running.runId = runId;
+  state.away = false;
+  visit.set("run", runId);
+  visit.set("pending", "");
+  keepDraft();
+  others?.postMessage(state.threadId);
+  if (running.stopping) cancel(running);
+  else if (state.turns.length > 1) markForgotten(running);
+}
+
+/** Says where the server's memory of the conversation begins, if it lost what came earlier. @param {Running} running */
+async function markForgotten({ turn }) {
+  const first = state.turns[0];
+  const thread = await readThread(state.threadId).catch(() => null);
+  if (!thread || first === turn || first.id === undefined) return;
+  const known = thread.messages.some((/** @type {any} */ item) => item.role === "user" && item.id === first.id);
+  if (known || turn.asked.previousElementSibling?.matches(".divider")) return;
+  turn.asked.before(make("p", "divider", words.forgottenAbove));
+}
+
+/**
+ * @param {Running} running
+ * @param {Begin} begin
+ * @param {unknown} error
+ */
+function failed({ turn, runId }, begin, error) {
   if (!(error instanceof ChatError)) {
     turn.fail(words.failed);
     throw error;
   }
-  if (error.status === 401) askToken();
-  const told = failures[error.code] ?? error.message;
+  const { code, status } = error;
+  const text = failures[code] ?? error.message;
   const ref = error.details.ref === undefined ? undefined : String(error.details.ref);
-  const lost = ["unknown_run", "nothing_to_resume"].includes(error.code);
-  const passing = error.status === 0 || error.status >= 500 || error.status === 409 || lost;
-  turn.fail(told, ref, passing ? again : null);
-  if (passing || runId || message.value) return;
-  // A message that the server did not take is not lost.
-  if (composer.hidden) {
-    message.value = turn.question;
-    keepDraft();
-  } else actions.edit(turn.question);
+  if (status === 401) askToken();
+  if (status === 0 || status >= 502) away();
+  if (runId) return turn.fail(text, ref, true);
+  if (begin.resumes && code !== "nothing_to_resume") turn.reopen();
+  if (code === "thread_busy" || code === "unknown_message" || code === "nothing_to_resume") return elsewhere(turn, code);
+  // Nothing has begun, so the conversation is what it was, and the message is not lost.
+  const passing = status === 0 || status >= 500;
+  begin.refused?.();
+  const shown = state.turns.includes(turn) ? turn : state.turns.at(-1);
+  shown?.fail(text, ref, passing && (() => (shown === turn ? begin.resumes ? follow(turn, begin) : ask(turn.question, turn) : ask(turn.question, shown))));
+  if (!passing && !begin.resumes) offer(turn.question);
+}
+
+/**
+ * Shows the conversation as the server has it: another window went on with it, or the server lost it.
+ *
+ * @param {Turn} turn the turn that was refused
+ * @param {string} code
+ */
+async function elsewhere(turn, code) {
+  const { question } = turn;
+  state.running = null;
+  const thread = await readThread(state.threadId).catch(() => null);
+  if (!thread && code === "unknown_message") {
+    // The server forgot the thread; the question stands on its own.
+    turn.id = undefined;
+    if (state.turns.length > 1) turn.asked.before(make("p", "divider", words.forgottenAbove));
+    return ask(question, turn);
+  }
+  await open(state.threadId);
+  say(code === "thread_busy" ? words.busyElsewhere : words.changed);
+  if (code !== "nothing_to_resume") offer(question);
+}
+
+/** Puts a text into the field, as if it were typed, so that Undo brings back what was there. @param {string} text */
+function offer(text) {
+  if (message.value.trim() && message.value !== text) return;
+  message.value = text;
+  keepDraft();
+  showComposer();
 }
 
 /** Stops the run, or the attempt to begin one. @param {Running} running */
@@ -170,7 +265,7 @@ function stopRun(running) {
   stop.disabled = true;
   if (running.runId) cancel(running);
   else if (running.waiting) running.reading.abort();
-  // Who asked to stop does not wait for a server that does not answer.
+  // A person who stopped does not wait for a server that does not answer.
   setTimeout(() => running.reading.abort(), STOP_MS);
 }
 
@@ -183,226 +278,323 @@ async function cancel({ runId, reading }) {
   }
 }
 
-/** Reads the conversation back after a reload, and joins its run. */
-async function restore() {
-  const { threadId } = state;
-  if (!sessionStorage.getItem("thread")) return;
-  const response = await fetch(`/api/threads/${encodeURIComponent(threadId)}`, { headers: authorization() });
-  if (response.status === 401) return askToken();
-  if (!response.ok && response.status !== 404) throw await refusal(response);
-  const thread = response.ok ? await response.json() : { messages: [] };
-  const messages = /** @type {any[]} */ (thread.messages);
-  const last = messages.map((item) => item.role).lastIndexOf("user");
-  const resumes = sessionStorage.getItem("resumes") === "true";
-  // An ended run that is still kept tells more than the thread: its errors, and what it asks. But
-  // another page may have gone on with the thread since.
-  const kept = messages[last]?.content === sessionStorage.getItem("asked") && !resumes && sessionStorage.getItem("run");
-  const runId = thread.run_id ?? (kept && (await isKept(kept)) ? kept : null);
-  if (state.threadId !== threadId) return;
-  log.replaceChildren();
-  /** @type {Turn | null} */
-  let turn = null;
-  messages.forEach((item, i) => {
-    if (item.role === "user") {
-      turn?.end(null);
-      drawQuestion(log, item.content, actions);
-      turn = new Turn(log, item.content, actions);
-    }
-    // The run tells the last turn again from its first event.
-    if (!turn || (runId && !resumes && i > last)) return;
-    if (item.role === "assistant") {
-      if (item.content) turn.write(`message ${i}`, item.content);
-      for (const call of item.tool_calls ?? []) turn.tool(call.tool_call_id, call.tool, call.input);
-    } else if (item.role === "tool") turn.toolEnded(item.tool_call_id, item.status, item.result ?? item.message);
-  });
-  const current = /** @type {Turn | null} */ (turn);
-  if (current && runId) follow(current, (options) => followRun(`/api/runs/${runId}`, options), resumes, runId);
-  else if (current) {
-    if (thread.interrupts) current.apply({ type: "interrupt", interrupts: thread.interrupts });
-    if (current.asks) state.asking = current;
-    // How the run of an unanswered question ended nobody knows any more.
-    const { role, content } = messages[messages.length - 1];
-    current.end(null, !current.asks && !(role === "assistant" && content));
-    current.showQuestion();
-  }
-  // It was taken, though no answer told so.
-  if (message.value === messages[last]?.content) message.value = "";
-  grow();
-  showRunning();
-  toEnd();
+/** Stops reading the run that is shown. The server stops it if nobody comes back to it. */
+function leave() {
+  const { running } = state;
+  state.running = null;
+  running?.reading.abort();
 }
 
-/** @param {string} runId */
-async function isKept(runId) {
-  const response = await fetch(`/api/runs/${runId}`, { headers: authorization() });
-  return response.ok && (await response.json()).thread_id === state.threadId;
+/**
+ * Shows a conversation as the server has it, and joins its run.
+ *
+ * @param {string} id
+ */
+async function open(id) {
+  leave();
+  state.threadId = id;
+  state.reading = true;
+  const thread = addressed() ? await readThread(id) : null;
+  if (state.threadId !== id) return;
+  state.turns = [];
+  log.replaceChildren();
+  byId("forgotten").hidden = true;
+  wire.reset();
+  state.reading = false;
+  state.forgotten = !thread && addressed() === id && visit.get("pending") !== id;
+  if (state.forgotten)
+    drawForgotten(byId("forgotten"), id, fresh, (question) => {
+      fresh();
+      offer(question);
+    });
+  if (thread) draw(thread);
+  nameTab(titleOf(id));
+  showRunning();
+  toEnd();
+  if (thread && !thread.run_id) readWireAgain(id);
+}
+
+/** @param {any} thread its document */
+function draw(thread) {
+  /** @type {any[]} */
+  const messages = thread.messages;
+  /** @type {string | null} */
+  let ended = null;
+  let answered = false;
+  const close = (/** @type {Turn | undefined} */ turn) => turn?.end({ reason: ended ?? (answered ? "completed" : "unknown") });
+  for (const item of messages) {
+    if (item.role === "user") {
+      close(state.turns.at(-1));
+      ended = null;
+      answered = false;
+      const turn = new Turn(item.content, actions, item.id);
+      log.append(turn.asked, turn.el);
+      state.turns.push(turn);
+    } else {
+      ended = state.turns.at(-1)?.restore(item) ?? ended;
+      answered ||= item.role === "assistant" && Boolean(item.content);
+    }
+  }
+  const last = state.turns.at(-1);
+  if (!last) return;
+  if (titleOf(state.threadId) === "") remember(state.threadId, state.turns[0].question);
+  if (thread.run_id) join(last, thread.run_id);
+  else {
+    if (thread.interrupts) last.ask(thread.interrupts);
+    close(last);
+    last.showAsked();
+  }
+  // The message was taken, though no answer said so.
+  if (message.value === last.question) message.value = "";
+  keepDraft();
+}
+
+/**
+ * @param {Turn} turn
+ * @param {string} runId
+ */
+function join(turn, runId) {
+  const url = `/api/runs/${runId}`;
+  wire.reset();
+  follow(turn, {
+    runId,
+    call: async (options) => {
+      // What the run has sent so far comes again at once, so its times are not known.
+      wire.replay((await readRun(runId))?.last_event_id ?? 0);
+      return followRun(url, options);
+    },
+  });
+}
+
+/** Reads the frames of the last run again, for the wire and for the times of its turn. @param {string} id */
+async function readWireAgain(id) {
+  const runId = visit.get("run");
+  const last = state.turns.at(-1);
+  if (!runId || !last) return;
+  const run = await readRun(runId);
+  if (run?.thread_id !== id || run.status === "running" || state.running || state.threadId !== id) return;
+  wire.reset();
+  wire.replay(run.last_event_id);
+  const current = () => state.threadId === id && !state.running && state.turns.at(-1) === last;
+  let own = false;
+  await followRun(`/api/runs/${runId}`, {
+    headers: authorization(),
+    onFrame: (frame) => current() && wire.frame(frame),
+    onEvent: (event) => {
+      if (!current()) return;
+      wire.event(event);
+      if (event.type === "start") own = event.message_id === last.id;
+      if (event.type === "done" && own && event.reason === run.status) last.addFacts(event);
+    },
+  }).catch(() => {});
+  if (current()) wire.ended();
+}
+
+/** Begins a new conversation. */
+function fresh() {
+  const before = state.turns.length ? state.threadId : "";
+  history.pushState(null, "", "#/");
+  open(uuid());
+  closeDrawer();
+  if (before) say(words.newDone, words.back, () => goTo(before));
+  message.focus();
+}
+
+/** @param {string} id */
+function goTo(id) {
+  say("");
+  location.hash = addressOf(id);
+}
+
+/** @param {string} id */
+async function remove(id) {
+  const title = titleOf(id);
+  if (state.running && id === state.threadId) await cancel(state.running);
+  if (!(await deleteThread(id))) return say(fill(words.notDeleted, title));
+  forget(id);
+  if (id === state.threadId) {
+    history.replaceState(null, "", "#/");
+    await open(uuid());
+  }
+  say(fill(words.deleted, title));
+  showThreads();
+  others?.postMessage(id);
+  byId("new").focus();
 }
 
 async function start() {
   const response = await fetch("/api/info", { headers: authorization() });
   if (response.status === 401) return askToken();
   if (!response.ok) throw await refusal(response);
-  const info = await response.json();
-  const demo = info.model === "demo";
-  const label = byId("model");
-  label.textContent = demo ? words.demoShort : (info.model ?? info.agent);
-  label.title = info.agent;
-  label.hidden = false;
-  byId("demo").hidden = !demo;
-  // The suggestions name the built-in tools, which an agent of one's own does not have.
-  byId("suggestions").hidden = String(info.agent ?? "").includes(":");
+  showInfo(await response.json());
   tokenForm.hidden = true;
   composer.hidden = false;
-  await restore();
-  state.restoring = send.disabled = false;
-  showReady();
+  await open(state.threadId);
   if (document.activeElement === document.body) message.focus();
 }
 
 function askToken() {
-  byId("token-refused").hidden = !state.token;
+  byId("token-refused").hidden = !hasToken();
   tokenForm.hidden = false;
   composer.hidden = true;
+  showState("token");
   token.focus();
   token.select();
-}
-
-/** @returns {Record<string, string>} */
-function authorization() {
-  return state.token ? { Authorization: `Bearer ${state.token}` } : {};
 }
 
 function showRunning() {
   const running = state.running !== null;
   const stopped = stop.disabled && !running;
-  send.hidden = running;
-  stop.hidden = !running;
-  cut.disabled = !running;
   stop.disabled = false;
-  if (running) download.disabled = false;
-  byId("welcome").hidden = log.childElementCount > 0;
+  wire.running(running);
+  byId("welcome").hidden = log.childElementCount > 0 || state.forgotten;
+  answering(running);
+  nameTab(titleOf(state.threadId));
+  showThreads();
+  showComposer();
+  if (!running) showReady();
   // What was pressed may be hidden or gone by now; the focus stays on the page all the same.
   const { activeElement } = document;
   if (((running || stopped) && activeElement === document.body) || !activeElement?.checkVisibility()) message.focus();
 }
 
-/**
- * @param {import("./stream.js").State} name
- * @param {number} waitMs
- */
-function showState(name, waitMs) {
-  const label = byId("state");
-  const wait = waitMs ? ` · ${Math.ceil(waitMs / 1000)} ${words.secondsUnit}` : "";
-  label.dataset.state = name;
-  label.textContent = words[name] + wait;
+/** Makes the composer the field for a message, or for the answer that the agent waits for. */
+function showComposer() {
+  const answers = asking()?.questions?.composer ?? null;
+  const running = state.running !== null;
+  send.hidden = running;
+  stop.hidden = !running;
+  send.textContent = answers ? answers.send : words.send;
+  send.disabled = state.reading || !message.value.trim() || (answers !== null && !answers.submit);
+  message.placeholder = answers ? answers.placeholder : words.ask;
+  byId("message-label").textContent = answers ? answers.placeholder : words.ask;
+  byId("hint").textContent = answers ? words.answerHint : words.askHint;
+  composer.toggleAttribute("data-answers", answers !== null);
+  byId("leave").hidden = answers === null;
+  grow(message);
 }
 
-/** Shows that nothing is on its way, or that nothing can be. */
+function showThreads() {
+  drawList(byId("thread-list"), state.threadId, remove);
+  byId("no-threads").hidden = byId("thread-list").childElementCount > 0;
+}
+
+/** Shows that nothing goes on, or that nothing can. */
 function showReady() {
-  if (!state.running && !state.restoring) showState(navigator.onLine ? "ended" : "offline", 0);
+  if (state.running || state.reading || !tokenForm.hidden) return;
+  showState(!navigator.onLine ? "offline" : state.away ? "away" : asking() ? "asking" : "ended");
 }
 
 /** Keeps what is being written for a reload, which would lose it. */
 function keepDraft() {
-  sessionStorage.setItem("draft", message.value);
+  visit.set("draft", message.value);
 }
 
-function grow() {
-  message.style.height = "auto";
-  message.style.height = `${message.scrollHeight}px`;
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let ping;
+
+/** Shows that the server is not there, and looks for it until it is. */
+function away() {
+  state.away = true;
+  if (!state.running) showState("away");
+  clearTimeout(ping);
+  ping = setTimeout(look, AGAIN_MS);
 }
 
-/** @param {boolean} open */
-function showWire(open) {
-  wirePanel.hidden = !open;
-  byId("wire-toggle").setAttribute("aria-expanded", String(open));
-  sessionStorage.setItem("wire", String(open));
-  wire.draw();
+/** Looks whether the server is there, and whether another window went on with the conversation. */
+async function look() {
+  clearTimeout(ping);
+  ping = setTimeout(look, PING_MS);
+  if (document.hidden || state.running || !tokenForm.hidden) return;
+  const there = await fetch("/healthz", { cache: "no-store" }).then(({ ok }) => ok, () => false);
+  if (state.running) return;
+  if (!there) return away();
+  state.away = false;
+  if (state.reading) return start().catch(away);
+  showReady();
+  await sync();
 }
 
-/**
- * @param {string} id
- * @returns {HTMLElement}
- */
-function byId(id) {
-  const el = document.getElementById(id);
-  if (!el) throw new Error(`no element #${id}`);
-  return el;
+/** Reads the conversation again if another window changed it. */
+async function sync() {
+  const id = state.threadId;
+  if (addressed() !== id || state.running || state.reading || document.querySelector(".editor")) return;
+  const thread = await readThread(id).catch(() => undefined);
+  if (!thread || state.running || state.threadId !== id) return;
+  const users = thread.messages.filter((/** @type {any} */ item) => item.role === "user");
+  const same = users.length === state.turns.length && users.at(-1)?.id === state.turns.at(-1)?.id;
+  const asks = Boolean(thread.interrupts) === (asking() !== null);
+  // A turn that the server never had stays, with its Retry.
+  const ours = state.turns.some((turn) => turn.id === undefined);
+  if (thread.run_id || ((!same || !asks) && !ours)) await open(id);
 }
 
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = message.value;
-  if (!text.trim() || state.running || state.restoring) return;
+  const asked = asking();
+  if (!text.trim() || state.running || state.reading) return;
+  const answers = asked?.questions?.composer;
+  // A text that is meant for the agent's question must not begin a turn.
+  if (asked && !answers?.submit) return;
   // It stays the draft until the server has taken it.
   message.value = "";
-  grow();
-  ask(text);
+  showComposer();
+  if (answers?.submit) answers.submit(text);
+  else ask(text);
 });
 message.addEventListener("input", () => {
-  grow();
+  showComposer();
   keepDraft();
 });
 message.addEventListener("keydown", (event) => {
-  // While an input method composes, Enter chooses a word; some browsers tell only by code 229.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  if (!sends(event)) return;
   event.preventDefault();
   composer.requestSubmit();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing && event.keyCode !== 229 && state.running) stopRun(state.running);
+  if (event.key !== "Escape" || event.isComposing || event.keyCode === 229) return;
+  if (!closeTop() && state.running) stopRun(state.running);
 });
 stop.addEventListener("click", (event) => {
-  // Stop takes the place of Send; the second click of a double click is none of its own.
+  // Stop takes the place of Send; the second click of a double click is not meant for it.
   if (state.running && event.detail < 2) stopRun(state.running);
 });
-byId("new").addEventListener("click", () => {
-  const { running } = state;
-  if (running) {
-    stopRun(running);
-    running.reading.abort();
-    state.running = null;
-  }
-  state.threadId = uuid();
-  state.asking = null;
-  for (const name of ["thread", "run", "asked", "resumes"]) sessionStorage.removeItem(name);
-  log.replaceChildren();
-  wire.reset();
-  download.disabled = true;
+byId("leave").addEventListener("click", () => {
+  asking()?.withdraw();
+  showComposer();
   showReady();
-  showRunning();
   message.focus();
+});
+byId("new").addEventListener("click", fresh);
+addEventListener("hashchange", () => {
+  if (addressed() === state.threadId) return;
+  closeDrawer();
+  say("");
+  open(addressed() || uuid()).catch(away);
 });
 for (const suggestion of byId("suggestions").querySelectorAll("button"))
   suggestion.addEventListener("click", () => ask(suggestion.querySelector("span")?.textContent ?? ""));
 tokenForm.addEventListener("submit", (event) => {
   event.preventDefault();
-  state.token = token.value.trim();
-  sessionStorage.setItem("token", state.token);
-  start().catch(notReached);
+  useToken(token.value.trim());
+  start().catch(away);
 });
-cut.addEventListener("click", () => state.running?.cut());
-download.addEventListener("click", () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(wire.blob());
-  link.download = `run-${sessionStorage.getItem("run") ?? "none"}.txt`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-});
-byId("wire-toggle").addEventListener("click", () => showWire(Boolean(wirePanel.hidden)));
+byId("cut").addEventListener("click", () => state.running?.cut());
 for (const name of ["online", "offline"]) addEventListener(name, showReady);
-
-/** @param {unknown} error */
-function notReached(error) {
-  const label = byId("state");
-  label.dataset.state = "offline";
-  label.textContent = error instanceof ChatError ? (failures[error.code] ?? error.message) : words.unreachable;
-  // A server that restarts is back soon, and what it kept is then read back.
-  setTimeout(() => start().catch(notReached), RESTORE_AGAIN_MS);
-}
-
-message.value = sessionStorage.getItem("draft") ?? "";
-grow();
+addEventListener("storage", showThreads);
+others?.addEventListener("message", ({ data }) => {
+  showThreads();
+  if (data === state.threadId) sync();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) look();
+});
+message.value ||= visit.get("draft"); // What was typed before this module was loaded stays.
 enableCopy(log);
-showWire(sessionStorage.getItem("wire") === "true");
-start().catch(notReached);
+watchPanels(() => wire.draw());
+showThreads();
+showComposer();
+showState("connecting");
+ping = setTimeout(look, PING_MS);
+start().catch(away);

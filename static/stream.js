@@ -9,10 +9,10 @@
  */
 
 /**
- * One fact told by the server; `type` says which fields it has.
+ * One fact from the server; `type` says which fields it has.
  *
  * @typedef {(
- *     { type: "start", run_id: string, thread_id: string, heartbeat_s: number, timeout_s: number }
+ *     { type: "start", run_id: string, thread_id: string, message_id?: string, heartbeat_s: number, timeout_s: number }
  *   | { type: "thinking", content: string }
  *   | { type: "reasoning_delta", content: string, message_id: string }
  *   | { type: "text_delta", content: string, message_id: string }
@@ -21,7 +21,7 @@
  *   | { type: "tool_result", tool: string, tool_call_id: string, status: ToolStatus,
  *       result?: Record<string, unknown>, message?: string }
  *   | { type: "interrupt", interrupts: { id: string, value: unknown }[] }
- *   | { type: "final_answer", content: string, message_id: string }
+ *   | { type: "final_answer", content: string, message_id: string, finish_reason?: string }
  *   | { type: "error", code: string, message: string, retryable: boolean, ref?: string }
  *   | Done
  * )} StreamEvent
@@ -35,8 +35,9 @@
  * @property {{ input_tokens: number, output_tokens: number, total_tokens: number }} [usage]
  */
 /**
- * One block of the stream as it came, blank line included. `data` is null where the block
- * dispatches nothing: a heartbeat, `retry: 2000`.
+ * One block of the stream as it came, blank line included. `data` is null if the block dispatches
+ * nothing: a heartbeat, `retry: 2000`. If the blank line is a CRLF that was cut in two, the LF is
+ * added to `raw` when it comes.
  *
  * @typedef {{ raw: string, id: string, event: string, data: string | null }} Frame
  */
@@ -61,11 +62,11 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 // How long arrived events are handed out in one go.
 const WORK_MS = 10;
 const MAX_POSTS = 3;
-// Refusals that pass: too many requests, and what proxies and a server that is busy or restarts say.
+// Refusals that pass: too many requests, and the statuses of a proxy or server that is busy or restarts.
 const PASSING = [429, 502, 503, 504];
-// With the waits above about two minutes, which is as long as a server keeps an ended run.
+// With the waits above this takes two minutes or more, and a server keeps an ended run for two.
 const MAX_FAILURES = 10;
-// What a page is told when its network, or it itself, comes back.
+// The events of a page when its network, or the page itself, comes back.
 const COMEBACKS = ["online", "pageshow", "visibilitychange"];
 
 /** Why there is no stream: a server's refusal (`status` is its HTTP status), or a lost one (0). */
@@ -74,7 +75,7 @@ export class ChatError extends Error {
    * @param {string} code
    * @param {string} message
    * @param {number} [status]
-   * @param {Record<string, unknown>} [details] what else the refusal told: `run_id`, `ref`
+   * @param {Record<string, unknown>} [details] what else the refusal has: `run_id`, `ref`
    */
   constructor(code, message, status = 0, details = {}) {
     super(message);
@@ -93,14 +94,17 @@ export class ChatError extends Error {
  * Rejects with ChatError when the server refuses or is lost, and with the signal's reason on abort.
  * A POST is repeated only while no answer to it arrived, under the same Idempotency-Key.
  *
- * @param {string | null} message null where `resume` answers an interrupt instead
- * @param {FollowOptions & { url?: string, threadId?: string, resume?: unknown }} [options]
+ * @param {string | null} message null if `resume` answers an interrupt instead
+ * @param {FollowOptions & { url?: string, threadId?: string, resume?: unknown, replaces?: string,
+ *   context?: object }} [options] `replaces`: the id of the user message that this one replaces,
+ *   with everything after it; `context`: what the graph gets as its runtime context
  * @returns {Promise<Done | null>} null: the server says that nothing more follows (204)
  */
 export function streamChat(message, options = {}) {
-  const { url = "/api/chat", threadId, resume } = options;
-  const turn = resume === undefined ? { message } : { resume };
-  const body = JSON.stringify(threadId ? { ...turn, thread_id: threadId } : turn);
+  const { url = "/api/chat", threadId, resume, replaces, context } = options;
+  const turn = resume === undefined ? { message, replaces } : { resume };
+  // JSON leaves out what is undefined.
+  const body = JSON.stringify({ ...turn, thread_id: threadId || undefined, context });
   return new Follower(options, { url, body, key: uuid() }).follow();
 }
 
@@ -134,7 +138,7 @@ export async function cancelRun(runUrl, options = {}) {
  * Source: WHATWG HTML, "Parsing an event stream" and "Interpreting an event stream".
  */
 export class EventParser {
-  /** The server's wish for the time before a reconnect. @type {number | null} */
+  /** The least time before a reconnect, as the server wishes. @type {number | null} */
   retryMs = null;
 
   // Drops one leading byte order mark, also one that is split, as the standard's UTF-8 decode does.
@@ -146,6 +150,8 @@ export class EventParser {
   /** @type {string[]} */
   #data = [];
   #id = "";
+  /** The block that was returned last. @type {Frame | null} */
+  #last = null;
 
   /**
    * @param {Uint8Array} bytes
@@ -157,7 +163,11 @@ export class EventParser {
     const frames = [];
     const lineEnd = /\r\n|\n|\r/g;
     // A CR ends its line at once; an LF that comes first in the next bytes belongs to it.
-    let start = this.#endedInCr && text[0] === "\n" ? 1 : 0;
+    const halfEnd = this.#endedInCr && text[0] === "\n";
+    let start = halfEnd ? 1 : 0;
+    // It belongs to the block that stands, or to the one that its CR ended.
+    if (halfEnd && this.#raw) this.#raw += "\n";
+    else if (halfEnd && this.#last) this.#last.raw += "\n";
     this.#endedInCr = text.endsWith("\r");
     lineEnd.lastIndex = start;
     for (let end = lineEnd.exec(text); end; end = lineEnd.exec(text)) {
@@ -188,6 +198,7 @@ export class EventParser {
   #finish() {
     const data = this.#data.length ? this.#data.join("\n") : null;
     const frame = { raw: this.#raw, id: this.#id, event: this.#event || "message", data };
+    this.#last = frame;
     this.#raw = "";
     this.#event = "";
     this.#data = [];
@@ -205,15 +216,15 @@ class Follower {
   #failures = 0;
   #retryMs = RETRY_MS;
   #silenceMs = 3 * HEARTBEAT_S * 1000;
-  /** The last refusal that asked for patience. @type {ChatError | null} */
+  /** The last refusal that may pass. @type {ChatError | null} */
   #refusal = null;
-  /** What a page that comes back shortens. */
+  /** Called when the page comes back: ends a wait, or a connection that seems dead. */
   #wake = () => {};
 
   /**
    * @param {FollowOptions} options
    * @param {{ url: string, body: string, key: string } | null} post null: the run is already there
-   * @param {string} [eventsUrl] empty until an answer to the POST told it
+   * @param {string} [eventsUrl] empty until an answer to the POST names it
    * @param {number} [cursor]
    */
   constructor(options, post, eventsUrl = "", cursor = 0) {
@@ -262,8 +273,8 @@ class Follower {
       clearTimeout(watchdog);
       watchdog = setTimeout(cut, this.#silenceMs);
     };
-    // While a machine sleeps its timers may stop, but its clock goes on. Where a heartbeat is late
-    // already, the cursor finds out sooner than the rest of the watchdog's time.
+    // While a machine sleeps its timers may stop, but its clock goes on. If a heartbeat is late
+    // already, reconnecting is quicker than waiting for the watchdog.
     this.#wake = () => {
       if (Date.now() - heardMs > this.#silenceMs / 2) cut();
     };
@@ -341,7 +352,7 @@ class Follower {
 
   /**
    * @param {Frame} frame
-   * @returns {StreamEvent | null} its event, or null where it has none or an old one
+   * @returns {StreamEvent | null} its event, or null if it has none or one that came before
    */
   #accept(frame) {
     if (frame.data === null) return null;
@@ -362,7 +373,7 @@ class Follower {
     return event;
   }
 
-  /** Counts a failure and returns how long to wait, or throws where it was the last one. */
+  /** Counts a failure and returns how long to wait, or throws if it was the last one. */
   #nextWaitMs() {
     const offline = globalThis.navigator?.onLine === false;
     if (!offline) this.#failures += 1;
@@ -370,8 +381,9 @@ class Follower {
       throw this.#refusal ?? new ChatError("unreachable", "The server cannot be reached.");
     if (this.#failures > MAX_FAILURES)
       throw this.#refusal ?? new ChatError("connection_lost", "The connection was lost.");
-    const wish = Math.min(this.#retryMs * 2 ** Math.max(0, this.#failures - 1), MAX_WAIT_MS);
-    const waitMs = this.#refusal?.retryAfterMs ?? wish * (0.5 + Math.random() / 2);
+    const doubled = Math.min(this.#retryMs * 2 ** Math.max(0, this.#failures - 1), MAX_WAIT_MS);
+    // The server's wish is the least, so jitter only adds to it.
+    const waitMs = this.#refusal?.retryAfterMs ?? Math.max(this.#retryMs, doubled) * (1 + Math.random() / 2);
     this.#options.onState?.(offline ? "offline" : "reconnecting", waitMs);
     return waitMs;
   }
@@ -388,9 +400,9 @@ class Follower {
       const timer = setTimeout(end, waitMs);
       signal?.addEventListener("abort", end);
       this.#wake = () => {
-        // A server that asked for patience gets it.
+        // A server that refuses for now gets its time.
         if (this.#refusal) return;
-        // A wait cut short brings the last attempt no nearer.
+        // A shortened wait does not count as a failure, so giving up comes no sooner.
         this.#failures = Math.max(0, this.#failures - 1);
         end();
       };
@@ -416,7 +428,7 @@ export async function refusal(response) {
   return error;
 }
 
-/** Lets the events of a page run, which chunks that wait already would keep from it. */
+/** Lets the page handle its other events between two pieces of work. */
 function breathe() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

@@ -1,113 +1,164 @@
 // @ts-check
-/** The wire panel: the frames of the page's last run as they came, and a picture of their times. */
+/** The wire panel: the frames of the last run as they came, and how a cut ended. */
 
-import { paint } from "./view.js";
-import { words } from "./words.js";
+import { byId, make } from "./dom.js";
+import { paint } from "./scroll.js";
+import { Timeline } from "./timeline.js";
+import { fill, words } from "./words.js";
 
 /** @typedef {import("./stream.js").Frame} Frame */
-/** @typedef {{ id: string, name: string, size: number, ms: number, note: string }} Row */
+/**
+ * @typedef {object} Row one frame, or a run of deltas of one message
+ * @property {string} name
+ * @property {string} first the id of its first frame
+ * @property {string} last
+ * @property {number} count
+ * @property {number} size in bytes
+ * @property {number | null} ms when its first frame came; null if nobody knows
+ * @property {string} note
+ * @property {string[]} raw
+ * @property {HTMLElement | null} el
+ */
 
 // Older rows leave the page, not the download.
-const MAX_ROWS = 200;
+const MAX_ROWS = 300;
+const MAX_NOTE = 160;
+// What a row shows of its frames; a longer text would take the browser too long to lay out.
+const MAX_RAW = 16_000;
 // More than a network's own unsteadiness.
 const HELD_MS = 1000;
-const SVG = "http://www.w3.org/2000/svg";
+const DELTAS = ["text_delta", "reasoning_delta"];
 const encoder = new TextEncoder();
 
 export class Wire {
+  #panel = byId("wire");
+  #list = byId("frames");
+  #sum = byId("wire-sum");
+  #cuts = byId("wire-cuts");
+  #warning = byId("wire-warning");
+  #hints = byId("wire-hints");
+  #cut = /** @type {HTMLButtonElement} */ (byId("cut"));
+  #download = /** @type {HTMLButtonElement} */ (byId("download"));
+  #timeline = new Timeline();
   /** @type {Row[]} */
   #rows = [];
+  /** Rows from here on have changed since they were drawn. */
+  #dirty = 0;
   /** @type {string[]} */
   #raw = [];
-  /** @type {Map<string, { from: number, to: number | null, tool: string }>} */
-  #tools = new Map();
-  #drawn = 0;
-  #marked = 0;
-  /** @type {Set<string>} One mark a pixel and kind, however many frames came. */
-  #marks = new Set();
-  #scaleMs = 1000;
   #bytes = 0;
   #connections = 0;
-  #started = 0;
-  #startMs = 0;
-  /** @type {number | null} */
-  #firstTokenMs = null;
+  #startedMs = 0;
+  /** The last event that came, over all connections. */
+  #cursor = 0;
+  /** Events up to this one were sent before this page read the run. */
+  #untimedTo = 0;
+  /** @type {{ after: number, lost: number, doubled: number, next: number | null }[]} */
+  #breaks = [];
   /** Whether one connection has carried the run from its beginning. */
   #live = true;
+  #startMs = 0;
+  /** @type {number | null} */
+  #firstMs = null;
 
-  /**
-   * @param {HTMLElement} list
-   * @param {HTMLElement} sum
-   * @param {Element} picture
-   * @param {HTMLElement} scale
-   * @param {HTMLElement} warning
-   */
-  constructor(list, sum, picture, scale, warning) {
-    this.list = list;
-    this.sum = sum;
-    this.picture = picture;
-    this.scale = scale;
-    this.warning = warning;
+  constructor() {
+    this.#download.addEventListener("click", () => this.#save());
   }
 
-  /** Forgets the last run. @param {boolean} [live] whether the next is read from its beginning */
-  reset(live = true) {
-    this.#live = live;
-    this.warning.textContent = "";
+  /** Forgets the last run. */
+  reset() {
     this.#rows = [];
     this.#raw = [];
-    this.#tools.clear();
-    this.#drawn = this.#marked = this.#bytes = this.#connections = 0;
-    this.#scaleMs = 1000;
-    this.#firstTokenMs = null;
-    this.#started = performance.now();
-    this.list.replaceChildren();
+    this.#breaks = [];
+    this.#dirty = this.#bytes = this.#connections = this.#cursor = this.#untimedTo = 0;
+    this.#live = true;
+    this.#firstMs = null;
+    this.#startedMs = performance.now();
+    this.#warning.textContent = this.#cuts.textContent = "";
+    this.#list.replaceChildren();
+    this.#timeline.reset();
+    this.#download.disabled = true;
     paint(this.draw);
+  }
+
+  /** Says that the events up to this one are read again, so that their times are not known. @param {number} lastId */
+  replay(lastId) {
+    this.#untimedTo = lastId;
+    this.#live = false;
+    paint(this.draw);
+  }
+
+  /** @param {boolean} on */
+  running(on) {
+    this.#cut.disabled = !on;
   }
 
   /** Notes a connection that opened after event `cursor`. @param {number} cursor */
   opened(cursor) {
     this.#connections += 1;
-    this.#add("", "connect", 0, `${words.connection} ${this.#connections}, ${words.after} ${cursor}`);
+    this.#add("connect", "", 0, fill(words.connection, this.#connections, cursor), "");
   }
 
-  /** Notes that the connection was lost: what follows is a replay. */
+  /** Notes that the connection was lost. */
   broken() {
     this.#live = false;
-    this.#add("", "lost", 0, words.lost);
+    const last = this.#breaks.at(-1);
+    // An attempt that fails before its first event belongs to the same break.
+    if (last && last.next === null) return;
+    this.#breaks.push({ after: this.#cursor, lost: 0, doubled: 0, next: null });
+    this.#add("lost", "", 0, fill(words.cutAfter, this.#cursor), "");
   }
 
   /** @param {Frame} frame */
   frame(frame) {
     this.#raw.push(frame.raw);
+    this.#download.disabled = false;
     const size = encoder.encode(frame.raw).length;
-    if (frame.data !== null) this.#add(frame.id, frame.event, size, frame.data.slice(0, 200));
-    else if (frame.raw.startsWith(":")) this.#add("", "heartbeat", size, words.heartbeat);
-    else this.#add("", frame.raw.split(":")[0], size, frame.raw.trim().slice(0, 200));
+    if (frame.data === null) {
+      const heartbeat = frame.raw.startsWith(":");
+      const name = heartbeat ? "heartbeat" : frame.raw.split(":")[0];
+      return this.#add(name, "", size, heartbeat ? words.heartbeat : frame.raw.trim().slice(0, MAX_NOTE), frame.raw);
+    }
+    const id = Number(frame.id);
+    const gap = this.#breaks.at(-1);
+    if (gap && id <= this.#cursor) gap.doubled += 1;
+    else if (gap && gap.next === null) {
+      gap.next = id;
+      gap.lost = id - this.#cursor - 1;
+    }
+    this.#cursor = Math.max(this.#cursor, id);
+    this.#add(frame.event, frame.id, size, frame.data, frame.raw);
   }
 
   /** Notes what the picture shows of an event. @param {import("./stream.js").StreamEvent} event */
   event(event) {
-    const ms = performance.now() - this.#started;
-    if (event.type === "start") this.#startMs = ms;
-    else if (event.type === "text_delta") this.#firstTokenMs ??= ms;
-    else if (event.type === "tool_call")
-      this.#tools.set(event.tool_call_id, { from: ms, to: null, tool: event.tool });
-    else if (event.type === "tool_result") {
-      const bar = this.#tools.get(event.tool_call_id);
-      if (bar) bar.to = ms;
-    } else if (event.type === "done") {
-      // Nothing follows, so the picture can be filled.
-      this.#scaleMs = Math.max(ms, 1);
-      this.#marked = 0;
-      if (this.#live && event.timings) this.#warn(ms, event.timings);
-    }
+    const ms = this.#now();
+    if (event.type === "start") this.#startMs = ms ?? 0;
+    else if (event.type === "text_delta" && ms !== null && this.#firstMs === null) this.#firstMs = ms;
+    else if (event.type === "done" && this.#live && event.timings) this.#warn(ms ?? 0, event.timings);
+    if (ms !== null) this.#timeline.event(event, ms);
+  }
+
+  /** The run was read to its end. */
+  ended() {
+    paint(this.draw);
+  }
+
+  /** The run cannot be read further. */
+  gaveUp() {
+    const gap = this.#breaks.at(-1);
+    if (gap?.next === null) gap.next = -1;
+    paint(this.draw);
+  }
+
+  #now() {
+    return this.#cursor <= this.#untimedTo ? null : performance.now() - this.#startedMs;
   }
 
   /**
-   * Warns where frames were held back. The server tells how long before `done` it made `start` and
-   * the first text. The way is as long for all three, so they arrive that far apart, unless
-   * something kept the early ones.
+   * Warns if frames were held back. The server says how long before `done` it made `start` and the
+   * first text. All three travel equally long, so they arrive that far apart, unless something kept
+   * the early ones.
    *
    * @param {number} doneMs
    * @param {{ first_token_ms?: number, total_ms: number }} timings
@@ -115,111 +166,147 @@ export class Wire {
   #warn(doneMs, { first_token_ms: firstTokenMs = 0, total_ms: totalMs }) {
     const heldMs = Math.max(
       totalMs - (doneMs - this.#startMs),
-      totalMs - firstTokenMs - (doneMs - (this.#firstTokenMs ?? 0)),
+      totalMs - firstTokenMs - (doneMs - (this.#firstMs ?? 0)),
     );
-    if (heldMs > HELD_MS) this.warning.textContent = words.held.replace("{}", (heldMs / 1000).toFixed(1));
-  }
-
-  /** The run as a file. */
-  blob() {
-    return new Blob(this.#raw, { type: "text/event-stream" });
+    if (heldMs > HELD_MS) this.#warning.textContent = fill(words.held, (heldMs / 1000).toFixed(1));
   }
 
   /**
-   * @param {string} id
    * @param {string} name
+   * @param {string} id
    * @param {number} size
    * @param {string} note
+   * @param {string} raw
    */
-  #add(id, name, size, note) {
+  #add(name, id, size, note, raw) {
+    const ms = this.#now();
     this.#bytes += size;
-    this.#rows.push({ id, name, size, ms: performance.now() - this.#started, note });
+    if (ms !== null) this.#timeline.mark(name, ms);
+    const last = this.#rows.at(-1);
+    if (last && last.name === name && DELTAS.includes(name)) {
+      last.count += 1;
+      last.last = id;
+      last.size += size;
+      if (last.note.length < MAX_NOTE) last.note += contentOf(note);
+      last.raw.push(raw);
+      this.#dirty = Math.min(this.#dirty, this.#rows.length - 1);
+    } else {
+      const text = DELTAS.includes(name) ? contentOf(note) : gistOf(note);
+      this.#rows.push({ name, first: id, last: id, count: 1, size, ms, note: text, raw: raw ? [raw] : [], el: null });
+    }
     paint(this.draw);
   }
 
   draw = () => {
-    if (this.list.closest("[hidden]")) return;
-    const fresh = this.#rows.slice(Math.max(this.#drawn, this.#rows.length - MAX_ROWS));
-    this.#drawn = this.#rows.length;
-    const atEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 24;
-    for (const row of fresh) {
-      const item = document.createElement("li");
-      item.dataset.name = row.name;
-      for (const text of [row.id, row.name, row.size ? `${row.size} B` : "", `${(row.ms / 1000).toFixed(3)} s`, row.note])
-        item.appendChild(document.createElement("span")).textContent = text;
-      this.list.append(item);
-    }
-    while (this.list.childElementCount > MAX_ROWS) this.list.firstElementChild?.remove();
-    if (atEnd) this.list.scrollTop = this.list.scrollHeight;
-    const kib = (this.#bytes / 1024).toFixed(1);
-    const first = this.#firstTokenMs === null ? "" : ` · ${words.firstToken} ${Math.round(this.#firstTokenMs)} ms`;
-    const more = this.#rows.length > MAX_ROWS ? ` · ${words.earlier}` : "";
-    this.sum.textContent = `${this.#raw.length} ${words.frames} · ${kib} KiB${first}${more}`;
-    this.#picture();
-    this.scale.textContent = `${(this.#scaleMs / 1000).toFixed(1)} s`;
+    if (this.#panel.hidden) return;
+    const atEnd = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 24;
+    for (const row of this.#rows.slice(Math.max(this.#dirty, this.#rows.length - MAX_ROWS))) this.#drawRow(row);
+    this.#dirty = this.#rows.length;
+    while (this.#list.childElementCount > MAX_ROWS) this.#list.firstElementChild?.remove();
+    if (atEnd && !this.#list.querySelector("[open]")) this.#list.scrollTop = this.#list.scrollHeight;
+    const facts = [`${this.#raw.length} ${words.frames}`, `${(this.#bytes / 1024).toFixed(1)} KiB`];
+    if (this.#firstMs !== null) facts.push(fill(words.firstToken, `${(this.#firstMs / 1000).toFixed(2)} ${words.secondsUnit}`));
+    if (this.#rows.length > MAX_ROWS) facts.push(words.earlier);
+    if (this.#untimedTo) facts.push(words.untimed);
+    this.#sum.textContent = this.#raw.length ? facts.join(" · ") : words.wireLead;
+    this.#hints.hidden = this.#breaks.length > 0;
+    byId("wire-try").hidden = this.#raw.length > 0;
+    this.#timeline.draw(this.#untimedTo > 0 && this.#cursor <= this.#untimedTo);
+    this.#drawCuts();
   };
 
-  /** Adds the marks of new rows; all are drawn anew only when the run outgrows the scale. */
-  #picture() {
-    const now = this.#rows.at(-1)?.ms ?? 0;
-    while (now > this.#scaleMs) {
-      this.#scaleMs *= 2;
-      this.#marked = 0;
+  /** The line that stays: how the last cut ended. */
+  #drawCuts() {
+    const gap = this.#breaks.at(-1);
+    const parts = [];
+    if (this.#breaks.length > 1) parts.push(fill(words.cuts, this.#breaks.length));
+    if (gap?.next === null) parts.push(fill(words.cutAfter, gap.after));
+    else if (gap && gap.next < 0) parts.push(fill(words.gaveUp, gap.after));
+    else if (gap) {
+      const lost = this.#breaks.reduce((sum, each) => sum + each.lost, 0);
+      const doubled = this.#breaks.reduce((sum, each) => sum + each.doubled, 0);
+      parts.push(fill(words.resumed, gap.after, gap.next ?? 0, lost ? fill(words.lostSome, lost) : words.notLost, doubled ? fill(words.doubledSome, doubled) : words.notDoubled));
     }
-    if (!this.#marked) {
-      this.#marks.clear();
-      this.picture.replaceChildren();
-    }
-    const x = (/** @type {number} */ ms) => Math.round((ms / this.#scaleMs) * 998);
-    for (; this.#marked < this.#rows.length; this.#marked++) {
-      const { name, ms } = this.#rows[this.#marked];
-      const kind = KINDS[name] ?? "event";
-      if (this.#marks.has(`${kind} ${x(ms)}`)) continue;
-      this.#marks.add(`${kind} ${x(ms)}`);
-      this.picture.append(rect(kind, x(ms), kind === "text" ? 6 : 2, 2, kind === "text" ? 18 : 26));
-    }
-    for (const shape of this.picture.querySelectorAll(".tool, .first")) shape.remove();
-    if (this.#firstTokenMs !== null) this.picture.append(rect("first", x(this.#firstTokenMs), 0, 3, 60));
-    this.#bars(x, now);
+    const text = parts.join(" ");
+    if (this.#cuts.textContent !== text) this.#cuts.textContent = text;
+    this.#cuts.dataset.state = gap && (gap.next ?? -1) < 0 ? "open" : "whole";
   }
 
-  /**
-   * Draws each tool as a bar, those that ran at the same time below each other.
-   *
-   * @param {(ms: number) => number} x
-   * @param {number} now
-   */
-  #bars(x, now) {
-    /** @type {number[]} When each lane is free again. */
-    const lanes = [];
-    const bars = [...this.#tools.values()].map(({ from, to, tool }) => {
-      const free = lanes.findIndex((end) => end <= from);
-      const lane = free < 0 ? lanes.length : free;
-      lanes[lane] = to ?? Infinity;
-      return { lane, left: x(from), width: Math.max(3, x(to ?? now) - x(from)), tool };
-    });
-    const height = Math.min(9, 28 / lanes.length);
-    for (const { lane, left, width, tool } of bars) {
-      const bar = rect("tool", left, 31 + height * lane, width, height * 0.8);
-      bar.appendChild(document.createElementNS(SVG, "title")).textContent = tool;
-      this.picture.append(bar);
+  /** @param {Row} row */
+  #drawRow(row) {
+    const texts = [
+      row.first === row.last ? row.first : `${row.first}–${row.last}`,
+      row.count > 1 ? `${row.name} × ${row.count}` : row.name,
+      row.size ? `${row.size} B` : "",
+      row.ms === null ? "" : `${(row.ms / 1000).toFixed(3)} s`,
+      row.note.slice(0, MAX_NOTE),
+    ];
+    if (row.el) {
+      const spans = row.el.querySelectorAll("summary > span");
+      texts.forEach((text, i) => (spans[i].textContent = text));
+      return;
     }
+    const item = make("li");
+    item.dataset.name = row.name;
+    const box = row.raw.length ? document.createElement("details") : make("div", "event");
+    const line = row.raw.length ? make("summary") : box;
+    line.append(...texts.map((text) => make("span", "", text)));
+    if (line !== box) {
+      box.append(line);
+      box.addEventListener("toggle", () => showRaw(/** @type {HTMLDetailsElement} */ (box), row));
+    }
+    item.append(box);
+    row.el = item;
+    this.#list.append(item);
+  }
+
+  #save() {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob(this.#raw, { type: "text/event-stream" }));
+    link.download = "run.txt";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 }
 
-/** @type {Record<string, string>} */
-const KINDS = { text_delta: "text", heartbeat: "heartbeat", connect: "connect", lost: "lost", error: "error" };
-
 /**
- * @param {string} kind
- * @param {number} x
- * @param {number} y
- * @param {number} width
- * @param {number} height
+ * Shows the whole frames of a row that is open.
+ *
+ * @param {HTMLDetailsElement} box
+ * @param {Row} row
  */
-function rect(kind, x, y, width, height) {
-  const shape = document.createElementNS(SVG, "rect");
-  shape.setAttribute("class", kind);
-  for (const [name, value] of Object.entries({ x, y, width, height })) shape.setAttribute(name, String(value));
-  return shape;
+function showRaw(box, row) {
+  box.querySelector("pre")?.remove();
+  if (!box.open) return;
+  let text = row.raw.join("");
+  const rest = text.length - MAX_RAW;
+  if (rest > 0) text = `${text.slice(0, MAX_RAW)}\n${fill(words.rest, Math.ceil(rest / 1024))}`;
+  const pre = make("pre", "", text.trimEnd());
+  pre.tabIndex = 0;
+  box.append(pre);
+}
+
+/** What an event says in one line: its fields without its ids. @param {string} data */
+function gistOf(data) {
+  if (!data.startsWith("{") || data.length > MAX_RAW) return data.slice(0, MAX_NOTE);
+  try {
+    const fields = Object.entries(JSON.parse(data)).filter(([name]) => name !== "type" && !/_id$/.test(name));
+    const texts = fields.map(([name, value]) => {
+      if (name === "interrupts") return JSON.stringify(value.map((/** @type {any} */ each) => each.value));
+      const text = typeof value === "string" ? value : JSON.stringify(value);
+      return ["tool", "content", "message", "reason"].includes(name) ? text : `${name}: ${text}`;
+    });
+    return texts.join(" · ").slice(0, MAX_NOTE);
+  } catch {
+    return data.slice(0, MAX_NOTE);
+  }
+}
+
+/** The text of a delta, for a row that stands for many. @param {string} data */
+function contentOf(data) {
+  try {
+    return String(JSON.parse(data).content ?? "");
+  } catch {
+    return data;
+  }
 }

@@ -169,6 +169,12 @@ describe("EventParser", () => {
     assert.deepEqual(frames.map(({ data }) => data), [null, "{}", null, "é"]);
   });
 
+  test("keeps each block as it came, however it is cut", () => {
+    const text = "retry: 1\r\n\r\n: heartbeat\r\n\r\nevent: a\rdata: é\r\rdata: b\nid: 2\n\n";
+    const blocks = ["retry: 1\r\n\r\n", ": heartbeat\r\n\r\n", "event: a\rdata: é\r\r", "data: b\nid: 2\n\n"];
+    everyWay(encoder.encode(text), ({ frames }, how) => assert.deepEqual(frames.map(({ raw }) => raw), blocks, how));
+  });
+
   test("returns a message with the byte that completes it", () => {
     const parser = new EventParser();
     assert.equal(parser.push(encoder.encode("data:a\r\n")).length, 0);
@@ -189,17 +195,23 @@ describe("EventParser", () => {
       const chunk = encoder.encode(piece);
       const cost = (pieces) => {
         const parser = new EventParser();
-        const start = performance.now();
+        const { user, system } = process.cpuUsage();
         parser.push(encoder.encode(head));
         for (let i = 0; i < pieces; i++) parser.push(chunk);
         parser.push(encoder.encode(tail));
-        return performance.now() - start;
+        const used = process.cpuUsage({ user, system });
+        return (used.user + used.system) / 1000;
       };
       const least = (pieces) => Math.min(...Array.from({ length: 5 }, () => cost(pieces)));
       least(64);
-      // Eight times the bytes: 8 times the cost where it is linear, 64 where it is quadratic. What
-      // takes less than 3 ms is the garbage collector's noise; quadratic are seconds.
-      const [small, large] = [Math.max(least(512), 3), least(4096)];
-      assert.ok(large < 24 * small, `${small} ms, then ${large} ms`);
+      // Eight times the bytes: 8 times the cost if it is linear, 64 if it is quadratic. Less than
+      // 3 ms is the garbage collector's noise; quadratic are seconds. A busy machine gets more tries.
+      let small = 0;
+      let large = 0;
+      for (let attempt = 0; attempt < 5; attempt++) {
+        [small, large] = [Math.max(least(512), 3), least(4096)];
+        if (large < 24 * small) return;
+      }
+      assert.fail(`${small} ms, then ${large} ms`);
     });
 });
