@@ -145,7 +145,7 @@ class Translator:
                     return
             case "interrupt":
                 self.interrupts = event["interrupts"]
-            case "tool_call" if self._has(call_id, (event["tool"], event["input"])):
+            case "tool_call" if self._is_known(call_id, (event["tool"], event["input"])):
                 return
             case "tool_result" if event["status"] == "interrupted":
                 return  # It has no result yet.
@@ -160,24 +160,22 @@ class Translator:
             self._unanswered.pop(event["tool_call_id"], None)
         yield from self.objects(event)
 
-    def _has(self, call_id: str, call: Call) -> bool:
+    def _is_known(self, call_id: str, call: Call) -> bool:
         """Give a tool call its id in the client; return whether the client has the call already.
 
         A run that answers an interrupt starts the calls of its turn again.
         """
-        known = self._earlier.pop(call_id, "")
-        allowed = [id_ for id_ in self.allowed if self.sent[id_] == call]
-        has, id_ = True, known
-        if self.sent.get(known) != call and allowed:
-            id_ = allowed[0]
-            self.allowed.remove(id_)
-        elif self.sent.get(known) != call:
-            has, id_ = False, call_id
-            while id_ in self.sent:
-                id_ += "+"  # A model may give a later call the same id.
+        known = self._earlier.pop(call_id, None)
+        if known is None or self.sent[known] != call:
+            known = next((id_ for id_ in self.allowed if self.sent[id_] == call), None)
+        if known in self.allowed:
+            self.allowed.remove(known)
+        id_ = known or call_id
+        while known is None and id_ in self.sent:
+            id_ += "+"  # A model may give a later call the same id.
         self._ids[call_id] = id_
         self.sent[id_] = self._unanswered[id_] = call
-        return has
+        return known is not None
 
     def _delta(self, kind: str, message_id: str, event: Json) -> Iterator[Json]:
         if kind != self._kind:

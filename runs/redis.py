@@ -351,6 +351,8 @@ class RedisStore:
     async def _end(self, run: ForeignRun) -> None:
         """End a run without an owner, unless another server did so first."""
         seconds, micros = await self._call(("TIME",))
+        if run.log.closed:  # Another look has brought its end meanwhile.
+            return
         ref, last_id = secrets.token_hex(4), run.log.last_id
         events = run.closing_events(seconds * 1000 + micros // 1000, ref)
         frames = [encode_event(event, last_id + n) for n, event in enumerate(events, 1)]

@@ -22,6 +22,9 @@ from runs.run import STOP_S, Limits, Run
 CLAIM_POLL_S = 0.02
 """How long to wait before a name is claimed again that its holder will soon release."""
 
+STORED_S = 10.0
+"""How long a run may take to be stored: longer than a store takes to give it up."""
+
 DRAIN_S = 2 * STOP_S + 0.2
 """How long shutdown waits for stopped runs: for the graph, for the thread, and 0.2 s to spare."""
 
@@ -150,7 +153,7 @@ class Registry:
             run.start(turn, self._give_back).add_done_callback(partial(self._ended, run))
             await self._note_newest(run)
             # Wait until the run is stored, so that its client can find it on every server.
-            await run.log.wait(0, self.limits.heartbeat_s)
+            await run.log.wait(0, STORED_S)
             return run
 
     async def forget(self, asked: Asked) -> None:

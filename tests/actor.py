@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,22 +21,28 @@ from tests.scripted import call
 
 PACE_S = 0.01
 
-_quick_has_ended = asyncio.Event()
+_events: defaultdict[tuple[str, str], asyncio.Event] = defaultdict(asyncio.Event)
+"""What has happened in a thread's turn, by the thread and its name."""
+
+
+def event(runtime: ToolRuntime, name: str) -> asyncio.Event:
+    return _events[runtime.config["configurable"]["thread_id"], name]
 
 
 @tool
 async def slow(runtime: ToolRuntime) -> str:
     """Report progress, and end after `quick`."""
     runtime.emit_output_delta("half")
-    await _quick_has_ended.wait()
-    _quick_has_ended.clear()
+    event(runtime, "slow began").set()
+    await event(runtime, "quick ended").wait()
     return "slow"
 
 
 @tool
-async def quick() -> dict[str, Any]:
-    """End at once."""
-    _quick_has_ended.set()
+async def quick(runtime: ToolRuntime) -> dict[str, Any]:
+    """End once `slow` has begun."""
+    await event(runtime, "slow began").wait()
+    asyncio.get_running_loop().call_soon(event(runtime, "quick ended").set)
     return {"quick": True}
 
 
@@ -64,6 +71,12 @@ def ask_twice() -> str:
 def confirm() -> str:
     """Ask a person; nothing follows."""
     return json.dumps(interrupt("sure?"))
+
+
+@tool(return_direct=True)
+def stamp() -> str:
+    """End the turn with this tool's result."""
+    return "stamped"
 
 
 @tool
@@ -119,6 +132,8 @@ def act(messages: list[BaseMessage]) -> list[Any]:
             return many([("ask_twice", {})])
         case "confirm":
             return many([("confirm", {})])
+        case "stamp":
+            return many([("stamp", {})])
         case "pay":
             return ["I pay.", *many([("pay", {"to": to}) for to in rest.split()])]
         case "fail":
@@ -139,7 +154,7 @@ def many(calls: list[tuple[str, dict[str, Any]]]) -> list[Any]:
 
 
 def agent() -> Any:
-    tools = [slow, quick, broken, ask, ask_twice, confirm, pay]
+    tools = [slow, quick, broken, ask, ask_twice, confirm, stamp, pay]
     review = HumanInTheLoopMiddleware(interrupt_on={"pay": True})
     graph = create_agent(Actor(), tools, middleware=[review])
     return graph

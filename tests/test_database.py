@@ -255,33 +255,6 @@ async def test_a_run_that_may_not_write_saves_nothing(database_url: str) -> None
         assert kept.pending_writes == []
 
 
-async def test_a_graph_that_does_not_stop_cannot_write_to_the_thread_of_the_next_run(
-    start: Start, database_url: str
-) -> None:
-    go, over = asyncio.Event(), asyncio.Event()
-
-    async def stubborn(state: MessagesState) -> dict[str, Any]:
-        if len(state["messages"]) > 1:
-            return {"messages": [("ai", "Fine.")]}
-        try:
-            await go.wait()
-        except asyncio.CancelledError:
-            await go.wait()
-        over.set()
-        return {"messages": [("ai", "Late.")]}
-
-    server = await start(Agent(only(stubborn).compile(), "x"), database_url=database_url)
-    stream = await server.ask("hi", thread_id="stubborn")
-    run_id = (await stream.until("start"))["run_id"]
-    await until(lambda: contents(server, "stubborn"))
-    await server.call("POST", f"/api/runs/{run_id}/cancel")
-    await server.run("again", thread_id="stubborn")
-    go.set()
-    await over.wait()
-    await asyncio.sleep(0.2)  # What it would write, it would write now.
-    assert await contents(server, "stubborn") == ["hi", "", "again", "Fine."]
-
-
 async def test_a_server_that_is_paused_after_its_check_commits_nothing(
     postgres: Postgres,
 ) -> None:

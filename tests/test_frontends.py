@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
+import os
 import re
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientError, web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.async_api import Browser, Page, Route, expect
 
 from runs.registry import AnyRun
-from tests.client import whole
-from tests.conftest import ROOT, Process, listen
-from tests.engines import Postgres, RedisServer
+from tests.client import Client, whole
+from tests.conftest import ROOT, listen
+from tests.engines import Postgres, RedisServer, free_ports
 from tests.programs import install, require
 from tests.test_dialects import TURNS, play, shown_by, translated
 from tests.test_foreign import frames
@@ -83,9 +87,39 @@ def ag_ui(request: pytest.FixtureRequest, packages: Path) -> Talk:
     return lambda url, *chats: node(program, request.param, url, stdin=chats)
 
 
+@pytest.fixture(scope="module")
+def actor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one server for all tests that need no other settings."""
+    path = tmp_path_factory.mktemp("actor")
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "AGENT": "tests.actor:agent"}
+    with (path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py"), "--port=0"],
+            cwd=path,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    assert process.stdout
+    found = re.search(r"http://[\d.:]+", process.stdout.readline())
+    assert found, (path / "log").read_text()
+    yield found[0]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
 @pytest.fixture
-async def server(launch: Launch) -> Process:
-    return await launch(AGENT="tests.actor:agent", PYTHONPATH=str(ROOT))
+async def server(actor: str) -> AsyncIterator[Client]:
+    async with Client(actor) as client:
+        yield client
+
+
+@pytest.fixture
+def thread() -> str:
+    """The id of a thread that nobody has used yet."""
+    return secrets.token_hex(8)
 
 
 def shape(message: Any) -> list[Any]:
@@ -98,7 +132,18 @@ def shape(message: Any) -> list[Any]:
             case {"type": str(type_), "state": state} if type_.startswith("tool-"):
                 ended = part.get("output", part.get("errorText"))
                 shown.append((type_.removeprefix("tool-"), state, part["input"], ended))
-    return shown
+    return ordered(shown)
+
+
+def ordered(shown: list[Any]) -> list[Any]:
+    """Return it with the tools between two texts by name: they begin in any order."""
+    said = ("text", "reasoning", "assistant")
+    groups = itertools.groupby(shown, lambda each: each[0] in said)
+    return [
+        each
+        for is_text, group in groups
+        for each in (group if is_text else sorted(group, key=lambda each: (each[0], len(each))))
+    ]
 
 
 def last(shown: Any) -> list[Any]:
@@ -109,39 +154,45 @@ def last(shown: Any) -> list[Any]:
 
 TOOLS = [
     ("text", "Let me see."),
-    ("slow", "output-available", {}, {"content": "slow"}),
-    ("quick", "output-available", {}, {"quick": True}),
     ("broken", "output-error", {}, "no luck"),
+    ("quick", "output-available", {}, {"quick": True}),
+    ("slow", "output-available", {}, {"content": "slow"}),
     ("text", 'Then: slow{"quick": true}no luck'),
 ]
 
 
-async def test_ai_sdk_shows_text_reasoning_and_tools(server: Process, ai_sdk: Talk) -> None:
-    steps = [{"send": "tools"}, {"send": "think"}, {"send": "hi"}, {"resume": True}]
-    (chat,) = await ai_sdk(server.url, {"id": "t", "steps": steps})
-    tools, thought, said, resumed = chat["shown"]
+async def test_ai_sdk_shows_text_reasoning_and_tools(
+    server: Client, thread: str, ai_sdk: Talk
+) -> None:
+    steps = [
+        *({"send": "tools"}, {"send": "stamp"}, {"send": "think"}, {"send": "hi"}),
+        {"resume": True},
+    ]
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
+    tools, stamped, thought, said, resumed = chat["shown"]
     assert last(tools) == TOOLS
+    assert last(stamped) == [("stamp", "output-available", {}, {"content": "stamped"})]
     assert last(thought) == [("reasoning", "hmhm"), ("text", "So it is.")]
-    assert last(said) == [("text", "3: hi")]
+    assert last(said) == [("text", "4: hi")]
     # A replay of an answer that has ended leaves everything as it was.
     assert resumed["messages"] == said["messages"]
     # No answer is sent again by itself, though the tools have ended.
-    assert [each["sent"] for each in chat["shown"]] == [1, 1, 1, 0]
+    assert [each["sent"] for each in chat["shown"]] == [1, 1, 1, 1, 0]
     assert {each["status"] for each in chat["shown"]} == {"ready"}
     metadata = said["messages"][-1]["metadata"]
-    assert (metadata["reason"], metadata["thread_id"]) == ("completed", "t")
+    assert (metadata["reason"], metadata["thread_id"]) == ("completed", thread)
     assert chat["notes"][0]["data"] == {"content": "Thinking…"}
     assert chat["progress"] == [{"content": "half"}]
 
 
-async def test_ai_sdk_answers_interrupts(server: Process, ai_sdk: Talk) -> None:
+async def test_ai_sdk_answers_interrupts(server: Client, thread: str, ai_sdk: Talk) -> None:
     value, answer = {"a": [1, None]}, {"b": "é😀"}
     steps = [
         *({"send": f"ask {json.dumps(value)}"}, {"answers": [answer]}),
         *({"send": "twice"}, {"answers": ["one"]}, {"answers": [False]}),
         *({"send": "confirm"}, {"answers": [None]}, {"send": "hi"}),
     ]
-    (chat,) = await ai_sdk(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
     asked, answered, _, once, twice, _, confirmed, said = chat["shown"]
     call, said_answer = {"value": value}, json.dumps(answer)
     assert last(asked) == [
@@ -173,12 +224,12 @@ async def test_ai_sdk_answers_two_interrupts_at_once(launch: Launch, ai_sdk: Tal
     assert last(chat["shown"][1])[2:] == [("text", "One: a"), ("text", "Two: b")]
 
 
-async def test_ai_sdk_allows_and_rejects_calls(server: Process, ai_sdk: Talk) -> None:
+async def test_ai_sdk_allows_and_rejects_calls(server: Client, thread: str, ai_sdk: Talk) -> None:
     steps = [
         *({"send": "pay Ann Bob"}, {"approve": [[True], [False, "too much"]]}),
         *({"resume": True}, {"send": "hi"}),
     ]
-    (chat,) = await ai_sdk(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
     asked, answered, resumed, said = chat["shown"]
     assert last(asked) == [
         ("text", "I pay."),
@@ -197,12 +248,14 @@ async def test_ai_sdk_allows_and_rejects_calls(server: Process, ai_sdk: Talk) ->
     assert [each["sent"] for each in chat["shown"]] == [1, 1, 0, 1]
 
 
-async def test_ai_sdk_goes_on_after_an_error_and_a_stop(server: Process, ai_sdk: Talk) -> None:
+async def test_ai_sdk_goes_on_after_an_error_and_a_stop(
+    server: Client, thread: str, ai_sdk: Talk
+) -> None:
     steps = [
         *({"send": "fail"}, {"send": "hi"}),
         *({"send": "hold", "stop": "Half"}, {"send": "hold", "stop": "Half"}, {"send": "hi"}),
     ]
-    (chat,) = await ai_sdk(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
     failed, said, stopped, _, after = chat["shown"]
     assert (failed["status"], last(failed)) == ("error", [("text", "Half")])
     assert failed["error"] == "The model's provider failed. Try again in a moment."
@@ -212,16 +265,16 @@ async def test_ai_sdk_goes_on_after_an_error_and_a_stop(server: Process, ai_sdk:
     assert last(after) == [("text", "5: hi")]
 
 
-async def test_ai_sdk_regenerates_and_edits(server: Process, ai_sdk: Talk) -> None:
+async def test_ai_sdk_regenerates_and_edits(server: Client, thread: str, ai_sdk: Talk) -> None:
     steps = [
         *({"send": "one"}, {"send": "two"}, {"regenerate": True}),
         *({"edit": [0, "zero"]}, {"send": "three"}),
         *({"send": "hold", "stop": "Half"}, {"edit": [2, "four"]}),
     ]
-    (chat,) = await ai_sdk(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
     texts = [last(each)[0][1] for each in chat["shown"]]
     assert texts == ["1: one", "2: two", "2: two", "1: zero", "2: three", "Half", "3: four"]
-    _, thread = await server.call("GET", "/api/threads/t")
+    _, thread = await server.call("GET", f"/api/threads/{thread}")
     assert [m["content"] for m in thread["messages"] if m["role"] == "user"] == [
         *("zero", "three", "four")
     ]
@@ -238,12 +291,12 @@ async def test_ai_sdk_regenerates_and_edits(server: Process, ai_sdk: Talk) -> No
     ids=["tools", "reasoning", "approvals", "interrupts"],
 )
 async def test_ai_sdk_resumes_from_any_cut(
-    server: Process, ai_sdk: Talk, before: list[Any], step: Any
+    server: Client, thread: str, ai_sdk: Talk, before: list[Any], step: Any
 ) -> None:
-    (whole,) = await ai_sdk(server.url, {"id": "whole", "steps": [*before, step]})
+    (whole,) = await ai_sdk(server.url, {"id": f"{thread}-whole", "steps": [*before, step]})
     assert 8 < whole["frames"] < 60
     cuts = [
-        {"id": f"cut-{n}", "steps": [*before, {**step, "cut": n}, {"resume": True}]}
+        {"id": f"{thread}-{n}", "steps": [*before, {**step, "cut": n}, {"resume": True}]}
         for n in range(whole["frames"])
     ]
     for chat in await ai_sdk(server.url, *cuts):
@@ -278,13 +331,13 @@ async def test_ai_sdk_shows_refusals(launch: Launch, ai_sdk: Talk, tmp_path: Pat
     assert chats[-1]["shown"][0]["status"] == "ready"
 
 
-async def test_ai_sdk_sends_a_long_history(server: Process, ai_sdk: Talk) -> None:
+async def test_ai_sdk_sends_a_long_history(server: Client, thread: str, ai_sdk: Talk) -> None:
     long = [
         {"id": f"{role}{n}", "role": role, "parts": [{"type": "text", "text": "x" * 3000}]}
         for n in range(100)
         for role in ("user", "assistant")
     ]
-    chat = {"id": "t", "messages": long, "steps": [{"send": "hi"}]}
+    chat = {"id": thread, "messages": long, "steps": [{"send": "hi"}]}
     (shown,) = await ai_sdk(server.url, chat)
     assert last(shown["shown"][0]) == [("text", "1: hi")]
 
@@ -305,18 +358,20 @@ def turn(shown: Any) -> list[Any]:
                 found.append((id_.split("_")[1], message["metadata"]["status"], content))
             case {"role": role, "content": content}:
                 found.append((role, content))
-    return found
+    return ordered(found)
 
 
-async def test_ag_ui_shows_text_reasoning_and_tools(server: Process, ag_ui: Talk) -> None:
+async def test_ag_ui_shows_text_reasoning_and_tools(
+    server: Client, thread: str, ag_ui: Talk
+) -> None:
     steps = [{"send": "tools"}, {"send": "think"}, {"send": "hi"}, {"again": True}]
-    (chat,) = await ag_ui(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ag_ui(server.url, {"id": thread, "steps": steps})
     tools, thought, said, again = chat["shown"]
     assert turn(tools) == [
         ("assistant", "Let me see."),
-        *(("slow", {}), ("slow", "ok", '{"content":"slow"}')),
-        *(("quick", {}), ("quick", "ok", '{"quick":true}')),
         *(("broken", {}), ("broken", "error", "no luck")),
+        *(("quick", {}), ("quick", "ok", '{"quick":true}')),
+        *(("slow", {}), ("slow", "ok", '{"content":"slow"}')),
         ("assistant", 'Then: slow{"quick": true}no luck'),
     ]
     assert tools["types"].count("CUSTOM") == 2
@@ -328,7 +383,7 @@ async def test_ag_ui_shows_text_reasoning_and_tools(server: Process, ag_ui: Talk
     assert chat["warnings"] == []
 
 
-async def test_ag_ui_answers_interrupts(server: Process, ag_ui: Talk) -> None:
+async def test_ag_ui_answers_interrupts(server: Client, thread: str, ag_ui: Talk) -> None:
     value, answer = {"a": [1, None]}, {"b": "é😀"}
     steps = [
         *({"send": f"ask {json.dumps(value)}"}, {"answers": [["resolved", answer]]}),
@@ -337,7 +392,7 @@ async def test_ag_ui_answers_interrupts(server: Process, ag_ui: Talk) -> None:
         *({"send": "pay Ann Bob"}, {"answers": [["resolved", {"approved": True}], ["cancelled"]]}),
         {"send": "hi"},
     ]
-    (chat,) = await ag_ui(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ag_ui(server.url, {"id": thread, "steps": steps})
     asked, answered, _, once, twice, _, confirmed, allowed, paid, said = chat["shown"]
     assert asked["pendingInterrupts"][0]["metadata"] == {"value": value}
     assert turn(asked) == [("assistant", "I ask."), ("ask", {"value": value})]
@@ -359,9 +414,11 @@ async def test_ag_ui_answers_interrupts(server: Process, ag_ui: Talk) -> None:
     assert chat["warnings"] == []
 
 
-async def test_ag_ui_goes_on_after_an_error_and_a_stop(server: Process, ag_ui: Talk) -> None:
+async def test_ag_ui_goes_on_after_an_error_and_a_stop(
+    server: Client, thread: str, ag_ui: Talk
+) -> None:
     steps = [{"send": "fail"}, {"send": "hi"}, {"send": "hold", "stop": "Half"}, {"send": "hi"}]
-    (chat,) = await ag_ui(server.url, {"id": "t", "steps": steps})
+    (chat,) = await ag_ui(server.url, {"id": thread, "steps": steps})
     failed, said, stopped, after = chat["shown"]
     assert failed["last"]["type"] == "RUN_ERROR"
     assert failed["last"]["code"] == "model_error"
@@ -381,13 +438,13 @@ async def test_ag_ui_goes_on_after_an_error_and_a_stop(server: Process, ag_ui: T
     ids=["tools", "reasoning", "interrupts"],
 )
 async def test_ag_ui_resumes_from_any_cut(
-    server: Process, ag_ui: Talk, before: list[Any], step: Any
+    server: Client, thread: str, ag_ui: Talk, before: list[Any], step: Any
 ) -> None:
-    (whole,) = await ag_ui(server.url, {"id": "whole", "steps": [*before, step]})
+    (whole,) = await ag_ui(server.url, {"id": f"{thread}-whole", "steps": [*before, step]})
     resume = {**step, "again": True}
     resume.pop("send", None)
     cuts = [
-        {"id": f"cut-{n}", "steps": [*before, {**step, "cut": n}, resume]}
+        {"id": f"{thread}-{n}", "steps": [*before, {**step, "cut": n}, resume]}
         for n in range(whole["frames"])
     ]
     for chat in await ag_ui(server.url, *cuts):
@@ -482,7 +539,9 @@ def messages_of(messages: Any) -> tuple[str, list[Any]]:
     return whole("".join(said)), sorted(calls, key=str)
 
 
-async def test_copilotkit_shows_answers_and_stops(server: Process, packages: Path) -> None:
+async def test_copilotkit_shows_answers_and_stops(
+    server: Client, thread: str, packages: Path
+) -> None:
     steps = [
         *({"send": "tools"}, {"send": "think"}, {"send": "twice"}),
         *({"answers": [["resolved", "one"]]}, {"answers": [["resolved", "two"]]}),
@@ -490,7 +549,7 @@ async def test_copilotkit_shows_answers_and_stops(server: Process, packages: Pat
         {"answers": [["resolved", {"approved": True}], ["cancelled"]]},
         *({"send": "fail"}, {"send": "hold", "stop": "Half"}, {"send": "hi"}),
     ]
-    chats = [{"id": "t", "steps": steps}]
+    chats = [{"id": thread, "steps": steps}]
     (chat,) = await node(packages / "copilotkit.mjs", server.url, stdin=chats)
     tools, thought, _, _, twice, allowed, paid, failed, stopped, said = chat["shown"]
     assert turn(tools)[-1] == ("assistant", 'Then: slow{"quick": true}no luck')
@@ -507,7 +566,7 @@ async def test_copilotkit_shows_answers_and_stops(server: Process, packages: Pat
 
 
 async def test_two_replicas_serve_one_chat(
-    launch: Launch, redis: RedisServer, postgres: Postgres, ai_sdk: Talk, ag_ui: Talk
+    launch: Launch, redis: RedisServer, postgres: Postgres, packages: Path
 ) -> None:
     shared = {"REDIS_URL": redis.url, "DATABASE_URL": postgres.url}
     servers = [
@@ -516,13 +575,13 @@ async def test_two_replicas_serve_one_chat(
     urls = [server.url for server in servers]
     steps = [{"send": "twice"}, {"answers": ["one"]}, {"answers": ["two"], "cut": 2}]
     chat = {"id": secrets.token_hex(8), "urls": urls, "steps": [*steps, {"resume": True}]}
-    (found,) = await ai_sdk(urls[0], chat)
+    (found,) = await node(packages / "ai-sdk.mjs", "7", urls[0], stdin=[chat])
     assert last(found["shown"][-1])[-1] == ("text", 'Then: ["one", "two"]')
     assert len(last(found["shown"][-1])) == 4
     answers = [{"answers": [["resolved", "one"]]}, {"answers": [["resolved", "two"]], "cut": 2}]
     again = {"answers": [["resolved", "two"]], "again": True}
     chat = {"id": secrets.token_hex(8), "urls": urls, "steps": [{"send": "twice"}, *answers, again]}
-    (found,) = await ag_ui(urls[0], chat)
+    (found,) = await node(packages / "ag-ui.mjs", "1.0", urls[0], stdin=[chat])
     assert turn(found["shown"][-1])[-1] == ("assistant", 'Then: ["one", "two"]')
     assert len(turn(found["shown"][-1])) == 3
 
@@ -621,7 +680,7 @@ each_use_chat = pytest.mark.parametrize("name", ["useChat 6", "useChat 7"])
 
 
 @each_use_chat
-async def test_use_chat_needs_no_configuration(server: Process, visit: Visit, name: str) -> None:
+async def test_use_chat_needs_no_configuration(server: Client, visit: Visit, name: str) -> None:
     page = await visit(server.url, name)
     assert last(await send(page, "tools")) == TOOLS
     assert last(await send(page, "think")) == [("reasoning", "hmhm"), ("text", "So it is.")]
@@ -635,9 +694,9 @@ async def test_use_chat_needs_no_configuration(server: Process, visit: Visit, na
 
 @each_use_chat
 async def test_use_chat_shows_an_answer_again_after_a_reload(
-    server: Process, visit: Visit, name: str
+    server: Client, thread: str, visit: Visit, name: str
 ) -> None:
-    page = await visit(server.url, name, id="t", resume="1")
+    page = await visit(server.url, name, id=thread, resume="1")
     assert (await at_rest(page))["messages"] == []
     await page.evaluate("() => void chat.sendMessage({ text: 'write 100 slowly' })")
     await expect(page.locator("#shown")).to_contain_text("12 13 14")
@@ -652,7 +711,7 @@ async def test_use_chat_shows_an_answer_again_after_a_reload(
 
 
 @each_use_chat
-async def test_use_chat_answers_a_question(server: Process, visit: Visit, name: str) -> None:
+async def test_use_chat_answers_a_question(server: Client, visit: Visit, name: str) -> None:
     page = await visit(server.url, name, answers="1")
     *_, asked = last(await send(page, 'ask "May I?"'))
     assert asked == ("interrupt", "input-available", "May I?", None)
@@ -706,7 +765,7 @@ async def test_http_agent_calls_from_another_origin(
     assert messages[-1]["content"] == "1: hi"
 
 
-async def test_assistant_ui_needs_no_configuration(server: Process, visit: Visit) -> None:
+async def test_assistant_ui_needs_no_configuration(server: Client, visit: Visit) -> None:
     page = await visit(server.url, "assistant-ui")
 
     async def act(what: str, text: str) -> None:
@@ -736,7 +795,11 @@ IMPORT_MAP = re.search('<script type="importmap">(.*?)</script>', EXAMPLE, re.S)
 assert IMPORT_MAP
 MODULES: dict[str, str] = json.loads(IMPORT_MAP[1])["imports"]
 """Where the example's packages come from: the address of each module."""
-ALIASES = {"@ai-sdk/react": "ai-react7", "ai": "ai7"}
+PACKAGES = {"@ai-sdk/react": "ai-react7", "ai": "ai7", "react-dom/client": "react-dom"}
+ENTRIES = {
+    **{"@ai-sdk/react": "ai-react7", "ai": "ai7"},
+    "react/jsx-runtime": "./node_modules/react/jsx-runtime.js",
+}
 
 
 @pytest.fixture(scope="session")
@@ -744,25 +807,23 @@ def modules(packages: Path) -> dict[str, str]:
     """Each module of the example's import map as the script that is served for its address."""
     scripts = {}
     for name, url in MODULES.items():
-        package = ALIASES.get(name, name)
-        names = subprocess.run(
+        package = ENTRIES.get(name, name)
+        found = subprocess.run(
             ["node", "-e", f"import({package!r}).then((m) => console.log(Object.keys(m).join()))"],
             cwd=packages,
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
-        names = ",".join(
-            each for each in names.split(",") if each not in ("default", "module.exports")
-        )
+        names = ",".join({*found.split(",")} - {"module.exports"})
         # React is one for all: what asks for it with `require` gets what the map names.
-        react = 'import * as React from "react"; const require = () => React;'
-        shared = ["--external:react", "--external:react/jsx-runtime", f"--banner:js={react}"]
+        banner = 'import * as only from "react"; const require = () => only;'
+        shared = ["--external:react", f"--banner:js={banner}"] if name != "react" else []
         done = subprocess.run(
             [
                 *(str(packages / "node_modules/.bin/esbuild"), "--bundle", "--format=esm"),
                 *('--define:process.env.NODE_ENV="production"', "--loader=js"),
-                *(shared if not name.startswith("react") or name == "react-dom/client" else ()),
+                *shared,
             ],
             input=f"export {{ {names} }} from {package!r};",
             cwd=packages,
@@ -776,7 +837,7 @@ def modules(packages: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def example(
-    server: Process,
+    server: Client,
     browser: Browser,  # noqa: F811
     modules: dict[str, str],
 ) -> AsyncIterator[Page]:
@@ -834,7 +895,7 @@ async def test_the_example_answers_questions(example: Page) -> None:
     )
 
 
-async def test_the_example_alone_may_load_its_packages(server: Process) -> None:
+async def test_the_example_alone_may_load_its_packages(server: Client) -> None:
     assert IMPORT_MAP
     digest = base64.b64encode(hashlib.sha256(IMPORT_MAP[1].encode()).digest()).decode()
     policy = re.search('<meta http-equiv="Content-Security-Policy" content="(.*?)">', EXAMPLE)
@@ -847,7 +908,89 @@ async def test_the_example_alone_may_load_its_packages(server: Process) -> None:
             assert ("Content-Security-Policy" in response.headers) == has_header
     versions = json.loads((FRONTENDS / "package.json").read_text())["dependencies"]
     for name, url in MODULES.items():
-        package = ALIASES.get(name, name.partition("/")[0])
+        package = PACKAGES.get(name, "react")
         found = re.search(r"@([0-9][0-9.]*)", url)
         assert found
         assert versions[package].endswith(found[1])
+
+
+# --------------------------------------------------------------------------------- the document
+
+DOCUMENT = (ROOT / "docs/frontends.md").read_text()
+PROGRAMS: dict[str, str] = dict(re.findall(r"```jsx?\n// (\S+)\n(.*?)```", DOCUMENT, re.S))
+ADDRESS = "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize("name", ["chat.jsx", "assistant.jsx"])
+async def test_a_page_of_the_document_runs(
+    server: Client,
+    browser: Browser,  # noqa: F811
+    packages: Path,
+    name: str,
+) -> None:
+    esbuild = [str(packages / "node_modules/.bin/esbuild"), "--bundle", "--format=esm"]
+    done = subprocess.run(
+        [*esbuild, "--loader=jsx", "--jsx=automatic", '--define:process.env.NODE_ENV="production"'],
+        input=PROGRAMS[name],
+        cwd=packages,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    async def serve(route: Route) -> None:
+        if route.request.url.endswith(".js"):
+            await route.fulfill(body=done.stdout, content_type="text/javascript")
+        else:
+            await route.fulfill(body=HTML, content_type="text/html")
+
+    page = await browser.new_page()
+    await page.route(f"{server.url}/front/**", serve)
+    await page.goto(f"{server.url}/front/")
+    for question, answer in (("tools", 'Then: slow{"quick": true}no luck'), ("hi", "2: hi")):
+        await page.get_by_role("textbox").fill(question)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("body")).to_contain_text(answer)
+
+
+async def test_the_documents_program_for_ag_ui_runs(launch: Launch, packages: Path) -> None:
+    server = await launch()
+    program = PROGRAMS["ask.mjs"]
+    assert program.count(ADDRESS) == 1
+    done = await asyncio.create_subprocess_exec(
+        *(require("node"), "--input-type=module", "-e", program.replace(ADDRESS, server.url)),
+        cwd=packages,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await done.communicate()
+    assert (done.returncode, b"42" in out) == (0, True)
+
+
+async def test_the_documents_runtime_for_copilotkit_runs(server: Client, packages: Path) -> None:
+    (port,) = free_ports(1)
+    program = PROGRAMS["runtime.mjs"].replace(ADDRESS, server.url).replace("4000", str(port))
+    process = await asyncio.create_subprocess_exec(
+        *(require("node"), "--input-type=module", "-e", program),
+        cwd=packages,
+        env={**os.environ, "COPILOTKIT_TELEMETRY_DISABLED": "true"},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        user = {"id": "1", "role": "user", "content": "hi"}
+        given = {"threadId": "t", "runId": "r", "messages": [user], "tools": [], "context": []}
+        url = f"http://127.0.0.1:{port}/api/copilotkit/agent/default/run"
+        body = json.dumps({**given, "state": {}, "forwardedProps": {}})
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with suppress(ClientError):
+                    async with server.session.post(url, data=body, headers=headers) as response:
+                        text = await response.text()
+                        break
+                await asyncio.sleep(0.05)
+    finally:
+        process.kill()
+        await process.wait()
+    deltas = re.findall(r'"TEXT_MESSAGE_CONTENT".*?"delta":"(.*?)"', text)
+    assert "".join(deltas) == "1: hi"
