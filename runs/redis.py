@@ -137,12 +137,12 @@ class RedisStore:
             return not owned or has_ended(newest)
         return not owned and not newest
 
-    async def release(self, name: str, run_id: str) -> None:
+    def release(self, name: str, run_id: str) -> None:
         # Nothing waits for the reply: Redis has it before the run's `done`, which is sent later.
         self._post(commands.release(name, run_id))
 
-    async def drop(self, run_id: str) -> None:
-        """Forget a run that was not started; Redis forgets an ended one by itself."""
+    def drop(self, run_id: str) -> None:
+        """Forget a run that was not started; Redis forgets an ended one, and names, by itself."""
         self._own.pop(run_id, None)
         self._post(commands.disown(run_id, self.server))
 
@@ -209,9 +209,12 @@ class RedisStore:
                 self._delivered(log, count, reply)
 
     def _append(self, log: OwnLog) -> Command:
-        asked = "" if log.last_id else json.dumps({k: getattr(log.run.asked, k) for k in ASKED})
+        run, asked = log.run, ""
+        if not log.last_id:
+            about = {name: getattr(run.asked, name) for name in ASKED}
+            asked = json.dumps({"before": run.before, "asked": about})
         kept_ms = self._kept_ms if log.ending else self._longest_ms
-        position = log.run.id, self.server, log.last_id
+        position = run.id, self.server, log.last_id
         return commands.append(*position, kept_ms, log.unsent, asked)
 
     def _delivered(self, log: OwnLog, count: int, reply: Any) -> None:

@@ -1,7 +1,8 @@
 """All runs: limits, one run a thread, idempotency keys, and the store of one process.
 
-The store keeps names: one for each thread that has a running run, and one for each key. The first
-run that claims a name holds it, and the others get the id of that run.
+The store keeps names: of each thread, the run that runs and the newest one; of each key, the run
+that it started. The first run that claims a name holds it, and the others get the id of that run.
+A run that is gone holds no name.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -42,6 +44,8 @@ class AnyRun(Protocol):
     def log(self) -> EventLog: ...
     @property
     def question_id(self) -> str | None: ...
+    @property
+    def before(self) -> str | None: ...
     def document(self) -> dict[str, Any]: ...
     def join(self) -> None: ...
     def leave(self) -> None: ...
@@ -66,12 +70,12 @@ class Store(Protocol):
 
     async def holder(self, name: str) -> str | None: ...
 
-    async def release(self, name: str, run_id: str) -> None:
-        """Give the name back, if this run holds it."""
+    def release(self, name: str, run_id: str) -> None:
+        """Give the name back, if this run holds it. Does not wait."""
         ...
 
-    async def drop(self, run_id: str) -> None:
-        """Forget the run."""
+    def drop(self, run_id: str) -> None:
+        """Forget the run and its names. Does not wait."""
         ...
 
     async def check(self) -> None: ...
@@ -82,6 +86,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._holders: dict[str, str] = {}
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
+        """The names of each run: dropping a run takes no search."""
 
     async def open(self, run: Run) -> EventLog:
         return EventLog()
@@ -90,17 +96,21 @@ class MemoryStore:
         return None
 
     async def claim(self, name: str, run_id: str) -> str:
-        return self._holders.setdefault(name, run_id)
+        holder = self._holders.setdefault(name, run_id)
+        self._names[holder].add(name)
+        return holder
 
     async def holder(self, name: str) -> str | None:
         return self._holders.get(name)
 
-    async def release(self, name: str, run_id: str) -> None:
+    def release(self, name: str, run_id: str) -> None:
         if self._holders.get(name) == run_id:
             del self._holders[name]
+            self._names[run_id].discard(name)
 
-    async def drop(self, run_id: str) -> None:
-        pass
+    def drop(self, run_id: str) -> None:
+        for name in self._names.pop(run_id, ()):
+            del self._holders[name]
 
     async def check(self) -> None:
         pass
@@ -117,9 +127,7 @@ class Registry:
         self._runs: dict[str, Run] = {}
         """The runs that have started, by id."""
         self._running: set[str] = set()
-        """The ids of the runs that hold their threads."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        """What runs in the background: asyncio itself keeps no task alive."""
+        """The ids of the runs that count under ``max_runs``."""
 
     @property
     def running(self) -> int:
@@ -144,14 +152,14 @@ class Registry:
             turn = await self.agent.turn(asked)
             if not run.log.valid:
                 raise Unavailable
-            if self.draining:
-                raise Refused("draining")
             if self.running >= self.limits.max_runs:
                 raise Refused("too_many_runs")
-            self._runs[run.id] = run
             self._running.add(run.id)
+            run.before = await self._become_newest(run)
+            if self.draining:
+                raise Refused("draining")
+            self._runs[run.id] = run
             run.start(turn, self._give_back).add_done_callback(partial(self._ended, run))
-            await self._note_newest(run)
             # Wait until the run is stored, so that its client can find it on every server.
             await run.log.wait(0, STORED_S)
             return run
@@ -168,8 +176,7 @@ class Registry:
             if not run.log.valid:
                 raise Unavailable
             await self.agent.forget(thread)
-            if newest := await self.store.holder(f"newest:{thread}"):
-                await self.store.release(f"newest:{thread}", newest)
+            await self._become_newest(run)  # This run is dropped, and the name with it.
 
     async def running_of(self, thread: str) -> AnyRun | None:
         """Return the thread's running run, None if there is none."""
@@ -189,12 +196,12 @@ class Registry:
         A turn takes a run for its message, and one for each answer to its interrupts.
         """
         runs = [run]
-        while runs[0].asked.message is None:
-            run_id = await self.store.holder(f"before:{runs[0].id}")
-            before = await self._find(run_id) if run_id else None
+        while run.asked.message is None:
+            before = await self._find(run.before) if run.before else None
             if not before:
                 return []
-            runs.insert(0, before)
+            run = before
+            runs.insert(0, run)
         return runs
 
     async def questions(self, thread: str) -> list[str]:
@@ -213,20 +220,16 @@ class Registry:
         """Refuse new runs, let the running ones end within the grace, then stop the others."""
         self.draining = True
         await self._wait_for_runs(grace_s)
-        for run_id in self._running:
-            self._runs[run_id].stop("shutdown")
+        for run in self._runs.values():
+            run.stop("shutdown")
         await self._wait_for_runs(DRAIN_S)
 
     async def _wait_for_runs(self, timeout_s: float) -> None:
-        ends = [
-            asyncio.create_task(run.log.ended())
-            for run in self._runs.values()
-            if not run.log.closed
-        ]
-        if ends:
-            await asyncio.wait(ends, timeout=timeout_s)
-        for end in ends:
-            end.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for run in [*self._runs.values()]:
+                    with suppress(Unavailable):
+                        await run.log.ended()
 
     async def _find(self, run_id: str) -> AnyRun | None:
         run = self._runs.get(run_id)
@@ -234,15 +237,14 @@ class Registry:
 
     @asynccontextmanager
     async def _opened(self, asked: Asked) -> AsyncIterator[Run]:
-        """Open a run; if the body does not start it, release its names and drop it."""
+        """Open a run, and drop it if the body does not start it."""
         run = Run(secrets.token_hex(12), asked, self.limits)
         try:
             run.log = await self.store.open(run)
             yield run
         finally:
             if run.id not in self._runs:
-                await self._give_back(run)
-                await self._drop(run)
+                self._drop(run)
 
     async def _join(self, run: Run) -> AnyRun | None:
         """Claim the key for this run; if another run holds it, return that. Raises Refused."""
@@ -271,37 +273,25 @@ class Registry:
             if not await other.make_room():
                 raise Refused("thread_busy", run_id=run_id)
 
-    async def _note_newest(self, run: Run) -> None:
-        """Let the run hold its thread's ``newest``, and an answer remember the run before it."""
-        newest, asked = f"newest:{run.asked.thread}", run.asked
-        with suppress(Unavailable):
-            while (before := await self.store.claim(newest, run.id)) != run.id:
-                if asked.message is None:
-                    await self.store.claim(f"before:{run.id}", before)
-                await self.store.release(newest, before)
+    async def _become_newest(self, run: Run) -> str | None:
+        """Let the run hold its thread's ``newest``; return the run that held it, if one did."""
+        name, before = f"newest:{run.asked.thread}", None
+        while (holder := await self.store.claim(name, run.id)) != run.id:
+            before = holder
+            self.store.release(name, holder)
+        return before
 
-    async def _give_back(self, run: Run) -> None:
+    def _give_back(self, run: Run) -> None:
         self._running.discard(run.id)
-        with suppress(Unavailable):
-            await self.store.release(f"thread:{run.asked.thread}", run.id)
-
-    async def _drop(self, run: Run) -> None:
-        self._runs.pop(run.id, None)
-        with suppress(Unavailable):
-            if run.asked.key is not None:
-                await self.store.release(_key(run.asked), run.id)
-            await self.store.release(f"newest:{run.asked.thread}", run.id)
-            if before := await self.store.holder(f"before:{run.id}"):
-                await self.store.release(f"before:{run.id}", before)
-            await self.store.drop(run.id)
+        self.store.release(f"thread:{run.asked.thread}", run.id)
 
     def _ended(self, run: Run, _: asyncio.Task[None]) -> None:
-        asyncio.get_running_loop().call_later(self.limits.run_ttl_s, self._expire, run)
+        asyncio.get_running_loop().call_later(self.limits.run_ttl_s, self._drop, run)
 
-    def _expire(self, run: Run) -> None:
-        task = asyncio.create_task(self._drop(run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _drop(self, run: Run) -> None:
+        self._running.discard(run.id)
+        self._runs.pop(run.id, None)
+        self.store.drop(run.id)
 
 
 def _key(asked: Asked) -> str:

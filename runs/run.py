@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -62,6 +62,8 @@ class Run:
         """None before the start and after the end."""
         self.question_id: str | None = None
         """The id of the user's message, None if the run answers an interrupt."""
+        self.before: str | None = None
+        """The thread's newest run when this one started."""
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._stopped_by: str | None = None
@@ -117,8 +119,8 @@ class Run:
 
     # ------------------------------------------------------------------------- start and stop
 
-    def start(self, turn: Turn, give_back: Callable[[Run], Awaitable[None]]) -> asyncio.Task[None]:
-        """Start the run; ``give_back`` is awaited before ``done``, and gives the thread back."""
+    def start(self, turn: Turn, give_back: Callable[[Run], None]) -> asyncio.Task[None]:
+        """Start the run; ``give_back`` is called before ``done``, and gives the thread back."""
         self.turn = turn
         self.question_id = turn.question.id if turn.question else None
         # A graph that was left behind may not write to the thread of the next run.
@@ -209,7 +211,7 @@ class Run:
             self._append(error)
         # Before `done`: a client may send its next message as soon as it reads that.
         self._gave_back = True
-        await self._give_back(self)
+        self._give_back(self)
         self._append(self._done(turn, reason))
         self.status = reason
         self.log.close()

@@ -147,7 +147,12 @@ class ForeignRun:
 
     @property
     def asked(self) -> Asked:
-        return Asked(**self._asked)
+        return Asked(**self._asked["asked"])
+
+    @property
+    def before(self) -> str | None:
+        before: str | None = self._asked["before"]
+        return before
 
     @property
     def question_id(self) -> str | None:
