@@ -10,19 +10,20 @@ HEADINGS = {
     "intro": "Streaming a LangGraph agent with aiohttp",
     "start": "Start",
     "curl": "Watch the stream",
+    "resume": "Resume and stop",
     "model": "Your own model",
     "graph": "Your own graph",
     "javascript": "Your own page",
     "protocol": "Requests and events",
     "settings": "Settings",
-    "container": "Container and proxy",
+    "container": "Container, proxy, several servers",
     "code": "How it works",
     "not": "What it does not do",
     "tests": "Test",
-    "more": "Read on",
+    "more": "Licence and further documents",
 }
 
-QUESTIONS = """
+TABLE = """
 How do I change the port?               | settings | `PORT`
 heartbeat                               | settings | `HEARTBEAT_S`
 MAX_RUNS                                | settings | `MAX_RUNS`
@@ -47,8 +48,8 @@ How do I use it from React?             | javascript | useChatStream
 Which events does it send?              | protocol | `text_delta`
 tool_progress                           | protocol/graph | `tool_progress`
 What does thread_busy mean?             | protocol | `thread_busy`
-How do I stop a run?                    | protocol | /cancel
-How do I resume after a disconnect?     | protocol/curl | Last-Event-ID
+How do I stop a run?                    | resume/protocol | /cancel
+How do I resume after a disconnect?     | resume/protocol | Last-Event-ID
 How do I deploy it with Docker?         | container | docker build
 nginx                                   | container | deploy.md
 Does it work behind a proxy?            | container/settings |
@@ -72,8 +73,8 @@ PORT を変えるには？                     | settings | `PORT`
 タイムアウトを変えたい                  | settings | `RUN_TIMEOUT_S`
 テストの実行方法を教えて                | tests | .venv/bin/pytest
 サーバーを起動するには?                 | start | python app.py
-実行を止めるには?                       | protocol | /cancel
-途中から再開できますか?                 | protocol/curl/javascript | resume
+実行を止めるには?                       | resume/protocol | /cancel
+途中から再開できますか?                 | resume/protocol | resume
 自分のモデルを使いたい                  | model | OPENAI_MODEL
 AGENT の使い方は？                      | settings/graph | AGENT
 Dockerで動かすには?                     | container | docker build
@@ -84,3 +85,4 @@ Dockerで動かすには?                     | container | docker build
 それを2倍して                           | (no_result) | 80の15%
 Pythonで配列を逆順にする関数を書いて    | (cannot) | OPENAI_API_KEY
 """
+QUESTIONS = [[cell.strip() for cell in row.split("|")] for row in TABLE.strip().split("\n")]
