@@ -6,13 +6,13 @@ Standard library alone.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
+from functools import cached_property, partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -20,90 +20,49 @@ from urllib.parse import urlsplit
 VERSION = "0.2.0"
 
 
-class SettingError(ValueError):
+class SettingError(Exception):
     """A setting has an invalid value; the text is one line for a person."""
 
 
 class Kind(NamedTuple):
-    """A kind of setting: what it wants, in words, and a function that reads its text.
-
-    The function raises ValueError if the text is invalid.
-    """
+    """A kind of setting: what it wants, in words; the pattern of its text; a further check."""
 
     wants: str
-    read: Callable[[str], Any]
+    pattern: str
+    fits: Callable[[str], object] = bool
     secret: bool = False
 
 
-def _matching(pattern: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
-        return text
+NUMBER = r"[0-9]{0,9}(\.[0-9]{1,9})?"
+ORIGIN = r"(\*|[a-z][a-z0-9+.-]*://[^\s/?#@,]+)"
+HOST_NAME = r"(\*|\[[0-9a-f:.]+\]|[a-z0-9._-]+)"
 
-    return read
-
-
-def _number(
-    lowest: float = 0, highest: float = sys.float_info.max, whole: bool = False
-) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = int(text) if whole else float(text)
-        # NaN fails the comparison, so it is refused.
-        if not text.isascii() or "_" in text or not lowest <= value <= highest:
-            raise ValueError
-        return int(value) if float(value).is_integer() else value
-
-    return read
-
-
-def _list_of(pattern: str) -> Callable[[str], frozenset[str]]:
-    read = _matching(pattern)
-    return lambda text: frozenset(read(part.strip().lower()) for part in text.split(","))
-
-
-def _path(text: str) -> str:
-    if not os.path.exists(text):
-        raise ValueError
-    return text
-
-
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if not re.fullmatch("https?://[!-~]+", text) or not parts.hostname or parts.port == 0:
-        raise ValueError
-    return text
-
-
-NAME = Kind("a name", str)
-SECRET = Kind("visible ASCII characters", _matching("[!-~]+"), secret=True)
-PORT = Kind("a whole number from 0 to 65535", _number(0, 65535, whole=True))
-COUNT = Kind("a whole number above 0", _number(1, whole=True))
-RATE = Kind("a number, 0 or more", _number())
-SECONDS = Kind("a number of seconds, 0 or more", _number())
-ENDLESS = Kind("a number of seconds, 0 or more, or inf", _number(highest=math.inf))
-ABOVE_0 = Kind("a number of seconds above 0", _number(sys.float_info.min))
-URL = Kind("an http or https URL", _url)
-PATH = Kind("a folder or file that exists", _path)
-# A password may stand in the URL of Redis or a database.
-REDIS = Kind(
-    "a redis, rediss or unix URL", _matching(r"(rediss?://[^\s/]|unix:///)\S*"), secret=True
-)
-DATABASE = Kind(
-    "sqlite:///file or postgresql://…",
-    _matching(r"sqlite:///\S+|postgres(ql)?://\S+"),
-    secret=True,
-)
+NAME = Kind("a name", "(?s).+")
+ADDRESS = Kind("an address or a host name", "[!-~]+")
+SECRET = Kind("visible ASCII characters", "[!-~]+", secret=True)
+PORT = Kind("a whole number from 0 to 65535", "[0-9]{1,5}", lambda text: int(text) < 65536)
+COUNT = Kind("a whole number above 0", "0*[1-9][0-9]{0,17}")
+RATE = Kind("a number, 0 or more", NUMBER)
+SECONDS = Kind("a number of seconds, 0 or more", NUMBER)
+ENDLESS = Kind("a number of seconds, 0 or more, or inf", f"{NUMBER}|inf")
+ABOVE_0 = Kind("a number of seconds above 0", f"(?=.*[1-9]){NUMBER}")
+# An impossible port raises ValueError.
+URL = Kind("an http or https URL", r"https?://[\w[][!-~]*", lambda text: urlsplit(text).port != 0)
+PATH = Kind("a folder or file that exists", "(?s).+", os.path.exists)
 ORIGINS = Kind(
     "origins such as https://example.com, separated by commas, or *",
-    _list_of(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+"),
+    rf"(?i){ORIGIN}(\s*,\s*{ORIGIN})*",
 )
 HOSTS = Kind(
-    "host names without port, separated by commas, or *",
-    _list_of(r"\*|\[[0-9a-f:.]+\]|[a-z0-9._-]+"),
+    "host names without port, separated by commas, or *", rf"(?i){HOST_NAME}(\s*,\s*{HOST_NAME})*"
 )
-HEADER = Kind("the name of a header", _matching("[A-Za-z0-9-]+"))
-LEVEL = Kind("DEBUG, INFO, WARNING or ERROR", _matching("(?i)DEBUG|INFO|WARNING|ERROR"))
+HEADER = Kind("the name of a header", "[A-Za-z0-9-]+")
+LEVEL = Kind("DEBUG, INFO, WARNING or ERROR", "(?i)debug|info|warning|error")
+# The URL of Redis or a database may have a password in it.
+REDIS = Kind("a redis, rediss or unix URL", r"(rediss?://[^\s/]|unix:///)\S*", secret=True)
+DATABASE = Kind(
+    "sqlite:///file or postgresql://…", r"(sqlite:///|postgres(ql)?://)\S+", secret=True
+)
 
 
 def setting(default: Any, kind: Kind, about: str) -> Any:
@@ -115,7 +74,7 @@ def setting(default: Any, kind: Kind, about: str) -> Any:
 class Settings:
     """All settings: each is an environment variable in capitals, and a flag, which wins."""
 
-    host: str = setting("127.0.0.1", NAME, "address to listen on")
+    host: str = setting("127.0.0.1", ADDRESS, "address to listen on")
     port: int = setting(8000, PORT, "port to listen on; 0: any free one")
     agent: str = setting("", NAME, "your own graph, module:attribute; empty: the built-in agent")
     openai_api_key: str = setting("", SECRET, "key of the model")
@@ -133,9 +92,7 @@ class Settings:
     user_header: str = setting("", HEADER, "header with the user's name, which a proxy sets")
     heartbeat_s: float = setting(15, ABOVE_0, "seconds of silence before a heartbeat")
     run_timeout_s: float = setting(120, ABOVE_0, "seconds that a run may take")
-    send_timeout_s: float = setting(
-        30, ABOVE_0, "seconds until a reader that takes nothing is dropped"
-    )
+    send_timeout_s: float = setting(30, ABOVE_0, "seconds until a stalled reader is dropped")
     disconnect_grace_s: float = setting(10, ENDLESS, "seconds that a run goes on without a reader")
     shutdown_grace_s: float = setting(5, SECONDS, "seconds that running runs get at shutdown")
     run_ttl_s: float = setting(120, SECONDS, "seconds that an ended run is kept")
@@ -147,7 +104,7 @@ class Settings:
     database_url: str = setting("", DATABASE, "database that keeps the threads")
     log_level: str = setting("INFO", LEVEL, "how much is logged")
 
-    @property
+    @cached_property
     def hosts(self) -> frozenset[str]:
         """The host names that a request may ask for; ``*`` for all."""
         local = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -158,48 +115,60 @@ class Settings:
         return self.allowed_hosts or (local if loopback else frozenset("*"))
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line each."""
-
-    def error(self, message: str) -> Any:
-        raise SettingError(message)
-
-
 def read_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Return the settings; an empty value counts as unset, and a flag wins over a variable.
 
     Raises SettingError with one line that names the setting, what it wants and what it got.
     """
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         description="Stream a LangGraph agent's runs as Server-Sent Events. Each flag is also an "
         "environment variable: --max-runs is MAX_RUNS.",
         allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument("--version", action="version", version=VERSION)
     for each in fields(Settings):
-        default = each.default
+        default: Any = each.default
         shown = ", ".join(default) if isinstance(default, frozenset) else default
-        about = f"{each.metadata['about']} [{shown}]" if shown != "" else each.metadata["about"]
-        parser.add_argument(_flag(each.name), metavar=each.name.upper(), help=about)
-    known, unknown = parser.parse_known_args(arguments)
+        parser.add_argument(
+            _flag(each),
+            metavar=each.name.upper(),
+            help=each.metadata["about"] + (f" [{shown}]" if shown != "" else ""),
+            # argparse reads a default that is text as it reads a flag's text.
+            default=environ.get(each.name.upper()) or default,
+            type=partial(_read, each),
+        )
+    try:
+        known, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise SettingError(str(error)) from None
     if unknown:
         # Not its value, which may be a secret behind a misspelt flag.
         raise SettingError(f"{unknown[0].partition('=')[0]} is no setting; --help lists them")
-    flags = vars(known)
-    values = {}
-    for each in fields(Settings):
-        flag, variable = flags[each.name], each.name.upper()
-        name = variable if flag is None else _flag(each.name)
-        text = environ.get(variable, "") if flag is None else flag
-        kind: Kind = each.metadata["kind"]
-        if text:
-            try:
-                values[each.name] = kind.read(text)
-            except ValueError:
-                # A URL with an @ may have a password in it.
-                got = "something else" if kind.secret or "@" in text else repr(text)
-                raise SettingError(f"{name} wants {kind.wants}, got {got}") from None
-    return Settings(**values)
+    return Settings(**vars(known))
+
+
+def _flag(setting: Field[Any]) -> str:
+    return "--" + setting.name.replace("_", "-")
+
+
+def _read(setting: Field[Any], text: str) -> Any:
+    """Return the value that a text stands for. Raises SettingError."""
+    kind: Kind = setting.metadata["kind"]
+    if text == "":
+        return setting.default
+    with suppress(ValueError):
+        if re.fullmatch(kind.pattern, text) and kind.fits(text):
+            match setting.default:
+                case frozenset():
+                    return frozenset(each.strip() for each in text.lower().split(","))
+                case int() | float():
+                    return int(text) if text.isdecimal() else float(text)
+            return text
+    # A URL with an @ may have a password in it.
+    got = "something else" if kind.secret or "@" in text else repr(text)
+    what = f"{setting.name.upper()} wants {kind.wants}, got {got}"
+    raise SettingError(f"{what} (as a flag: {_flag(setting)})")
 
 
 def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
@@ -207,7 +176,3 @@ def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
     names = [each.name.upper() for each in fields(Settings)]
     close = {name: get_close_matches(name, names, 1, cutoff=0.85) for name in environ}
     return [(name, found[0]) for name, found in close.items() if found and name not in names]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -753,8 +753,11 @@ def test_every_setting_is_a_flag_that_wins_over_its_variable() -> None:
     settings = read_settings(["--heartbeat-s", "5", "--max-runs=3"], {"HEARTBEAT_S": "7"})
     assert (settings.heartbeat_s, settings.max_runs) == (5, 3)
     for arguments, expected in (
-        (["--heartbeat-s", "0"], "--heartbeat-s wants a number of seconds above 0, got '0'"),
-        (["--api-token", "with space"], "--api-token wants visible ASCII characters, got someth"),
+        (
+            ["--heartbeat-s", "0"],
+            "HEARTBEAT_S wants a number of seconds above 0, got '0' (as a flag: --heartbeat-s)",
+        ),
+        (["--api-token", "with space"], "API_TOKEN wants visible ASCII characters, got something"),
         (["--heart", "5"], "--heart is no setting"),
         (["--api-tokn=secret"], "--api-tokn is no setting"),
         (["--port"], "argument --port: expected one argument"),
