@@ -16,56 +16,38 @@ import asyncio
 import gc
 import logging
 import os
-import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
+from aiohttp.http import HttpProcessingError, StreamWriter
 
 from agent import Agent
 from dialects import ag_ui, ai_sdk
-from edge.access import SETTINGS, USER, add_headers, guard, send_json
-from edge.requests import (
-    MESSAGE_CHARS,
-    check_asked,
-    check_thread_id,
-    read_body,
-    read_chat,
-    read_cursor,
-    read_thread,
-)
+from edge import requests
+from edge.requests import SETTINGS, USER, send_json
 from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
-from events import Asked, Refused, Unavailable, encode_comment, encode_retry
+from events import Refused, Unavailable, encode_comment, encode_retry
 from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import AnyRun, MemoryStore, Registry, Store
 from runs.run import Run
 from threads.memory import Memory
 
-HERE = Path(__file__).resolve().parent
+STATIC = Path(__file__).resolve().parent / "static"
 
 RUNS = web.AppKey("runs", Registry)
 
-FIELD_BYTES = 33_000
-"""The longest header field: 32 KiB for its value, and its name. On localhost a browser sends the
-cookies of all ports. aiohttp's own limit is 8 KiB."""
+routes = web.RouteTableDef()
 
 WRITE_BYTES = 16_384
 """The size of one write. A reader must take each within SEND_TIMEOUT_S: see the contract."""
-
-GARBAGE = 10_000
-"""The garbage collector looks for cycles after so many new objects. Python's own 700 or 2000 come
-with every few chunks, and nearly none of those objects is in a cycle."""
-
-BACKLOG = 1024
-"""How many connections may wait to be accepted; Linux caps it at its own 4096."""
 
 WRITE_EVERY_S = 1 / 60
 BURST_S = 20 * WRITE_EVERY_S
@@ -80,50 +62,60 @@ logger = logging.getLogger("chat")
 # ------------------------------------------------------------------------------------- handlers
 
 
+@routes.post("/api/chat")
 async def chat(request: web.Request) -> web.StreamResponse:
     """Start a run, or join the one that the same key started, and stream it."""
-    body, digest = await read_body(request)
+    body, digest = await requests.read_body(request)
     if ai_sdk.is_request(body):
         return await ai_sdk_chat(request, body)
-    asked = read_chat(request, body, digest)
+    asked = requests.checked(request, requests.read_chat(body))
+    asked = replace(asked, key=requests.read_key(request), digest=digest)
     run = await request.app[RUNS].start(asked)
-    preferences = ",".join(request.headers.getall("Prefer", []))
-    if "respond-async" in re.split(r"[\s,;]+", preferences.lower()):
-        headers = {**run_headers(run), "Preference-Applied": "respond-async"}
-        about = {"run_id": run.id, "thread_id": run.asked.thread_id, "events": headers["Location"]}
-        return send_json(about, 202, headers)
+    if "respond-async" in ",".join(request.headers.getall("Prefer", [])).lower():
+        about = {"run_id": run.id, "thread_id": run.asked.thread_id}
+        response = send_json({**about, "events": run_headers(run)["Location"]}, 202)
+        response.headers.update(run_headers(run))
+        return response
     joined = run.asked is not asked
-    return await follow(request, run, read_cursor(request, run.log.last_id) if joined else 0)
+    return await follow(request, [run], requests.read_cursor(request, run.log) if joined else 0)
 
 
+@routes.get("/api/runs/{run_id}/events", allow_head=False)
 async def run_events(request: web.Request) -> web.StreamResponse:
     """Stream a run from a cursor: replay, then live."""
     run = await find_run(request)
-    return await follow(request, run, read_cursor(request, run.log.last_id))
+    return await follow(request, [run], requests.read_cursor(request, run.log))
 
 
+@routes.get("/api/runs/{run_id}", allow_head=False)
 async def run_state(request: web.Request) -> web.StreamResponse:
     return send_json((await find_run(request)).document())
 
 
+@routes.post("/api/runs/{run_id}/cancel")
 async def cancel(request: web.Request) -> web.StreamResponse:
     """Stop a run and respond when it has ended."""
     run = await find_run(request)
     if run.log.closed:
         return send_json(run.document())
-    await stop(request, run)
+    await stop(run)
     return send_json(run.document(), 202)
 
 
-async def stop(request: web.Request, run: AnyRun) -> None:
+async def find_run(request: web.Request) -> AnyRun:
+    return await request.app[RUNS].get(request.match_info["run_id"], request[USER])
+
+
+async def stop(run: AnyRun) -> None:
     logger.info("run=%s is stopped: a client asked for it", run.id)
     run.stop("cancelled")
     await run.log.ended()
 
 
+@routes.get("/api/threads/{thread_id}", allow_head=False)
 async def thread_state(request: web.Request) -> web.StreamResponse:
     """Return the conversation so far, and what the thread waits for."""
-    runs, asked = request.app[RUNS], read_thread(request)
+    runs, asked = request.app[RUNS], requests.read_thread(request)
     run = await runs.running_of(asked.thread)
     history = await runs.agent.history(asked.thread)
     if not run and not await runs.agent.knows(asked.thread):
@@ -141,20 +133,24 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
     return send_json(about)
 
 
+@routes.delete("/api/threads/{thread_id}")
 async def delete_thread(request: web.Request) -> web.StreamResponse:
-    await request.app[RUNS].forget(read_thread(request))
+    await request.app[RUNS].forget(requests.read_thread(request))
     return web.Response(status=204)
 
 
+@routes.get("/api/info", allow_head=False)
 async def info(request: web.Request) -> web.StreamResponse:
     """Return what the page shows before the first message."""
     settings, agent = request.app[SETTINGS], request.app[RUNS].agent
     names = ("heartbeat_s", "run_timeout_s", "max_runs", "max_run_bytes", "max_body_bytes")
-    limits = {"message_chars": MESSAGE_CHARS, **{name: getattr(settings, name) for name in names}}
+    limits = {name: getattr(settings, name) for name in names}
+    limits["message_chars"] = requests.MESSAGE_CHARS
     about = {"agent": agent.name, "model": agent.model, "version": VERSION, "limits": limits}
     return send_json(about)
 
 
+@routes.get("/healthz")
 async def healthz(request: web.Request) -> web.StreamResponse:
     runs = request.app[RUNS]
     if runs.draining:
@@ -166,12 +162,9 @@ async def healthz(request: web.Request) -> web.StreamResponse:
     return send_json({"status": "ok", "running": runs.running})
 
 
-async def find_run(request: web.Request) -> AnyRun:
-    return await request.app[RUNS].get(request.match_info["run_id"], request[USER])
-
-
+@routes.get("/")
 async def page(request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(HERE / "static" / "index.html")
+    return web.FileResponse(STATIC / "index.html")
 
 
 # ------------------------------------------------------------------------------------- dialects
@@ -179,57 +172,49 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Start a run that Vercel's AI SDK asks for, and stream it as the SDK wants it."""
-    runs = request.app[RUNS]
-    thread = foreign_thread(request, body, "id")
+    runs, thread = request.app[RUNS], requests.thread_in(request, body, "id")
     asked = ai_sdk.read(body, await runs.questions(thread), await runs.agent.waiting(thread))
-    run = await runs.start(replace(check_asked(asked), user=request[USER]))
+    run = await runs.start(requests.checked(request, asked))
     message = ai_sdk.last_message(body) if asked.message is None else {}
-    translator = ai_sdk.Translator(run.id, message)
-    return await follow(request, run, 0, translator, ai_sdk.HEADERS)
+    return await follow(request, [run], 0, ai_sdk.Translator(run.id, message), ai_sdk.HEADERS)
 
 
+@routes.get("/api/chat/{thread_id}/stream", allow_head=False)
 async def ai_sdk_resume(request: web.Request) -> web.StreamResponse:
     """Stream a chat's newest message from its first frame; 204 if its runs are not kept."""
-    turn = await request.app[RUNS].newest_turn(read_thread(request).thread)
+    turn = await request.app[RUNS].newest_turn(requests.read_thread(request).thread)
     if not turn:
         return web.Response(status=204)
-    *earlier, run = turn
     answers = [each.asked.resume for each in turn[1:]]
-    translator = ai_sdk.Translator(run.id, {"id": turn[0].id}, answers)
-    return await follow(request, run, 0, translator, ai_sdk.HEADERS, earlier)
+    translator = ai_sdk.Translator(turn[-1].id, {"id": turn[0].id}, answers)
+    return await follow(request, turn, 0, translator, ai_sdk.HEADERS)
 
 
+@routes.post("/api/chat/{thread_id}/stop")
 async def ai_sdk_stop(request: web.Request) -> web.StreamResponse:
     """Stop what runs in a chat; 204 also if nothing does."""
-    if run := await request.app[RUNS].running_of(read_thread(request).thread):
-        await stop(request, run)
+    if run := await request.app[RUNS].running_of(requests.read_thread(request).thread):
+        await stop(run)
     return web.Response(status=204)
 
 
+@routes.post("/api/ag-ui")
 async def ag_ui_run(request: web.Request) -> web.StreamResponse:
     """Start a run that an AG-UI client asks for, or stream its newest turn again."""
-    runs, (body, _) = request.app[RUNS], await read_body(request)
-    thread = foreign_thread(request, body, "threadId")
+    runs, (body, _) = request.app[RUNS], await requests.read_body(request)
+    thread = requests.thread_in(request, body, "threadId")
     asked = ag_ui.read(body, await runs.agent.waiting(thread) if "resume" in body else None)
     if asked is None:
         replay, turn = True, await runs.newest_turn(thread)
     else:
-        asked = replace(check_asked(asked), user=request[USER])
+        asked = requests.checked(request, asked)
         run = await runs.start(asked)
         replay = run.asked is not asked
         turn = (await runs.turn_of(run) if replay else []) or [run]
     if not turn:
         raise Refused("unknown_run")
-    *earlier, run = turn
     answers = [each.asked.resume for each in turn[1:]]
-    translator = ag_ui.Translator(run.id, body, replay, answers)
-    return await follow(request, run, 0, translator, earlier=earlier)
-
-
-def foreign_thread(request: web.Request, body: dict[str, Any], name: str) -> str:
-    """Return the thread that a dialect's field names, of the user who asks. Raises Refused."""
-    check_thread_id(name, body.get(name))
-    return Asked(body[name], user=request[USER]).thread
+    return await follow(request, turn, 0, ag_ui.Translator(turn[-1].id, body, replay, answers))
 
 
 # --------------------------------------------------------------------------------------- streams
@@ -242,22 +227,19 @@ def run_headers(run: AnyRun) -> dict[str, str]:
 
 async def follow(
     request: web.Request,
-    run: AnyRun,
+    turn: Sequence[AnyRun],
     after: int,
     convert: Callable[[bytes], bytes] = bytes,
     headers: Mapping[str, str] | None = None,
-    earlier: Sequence[AnyRun] = (),
 ) -> web.StreamResponse:
-    """Send the frames after the cursor, then each as it comes, to the run's end.
+    """Send the frames after the cursor, then each as it comes, to the end of the turn's last run.
 
-    A dialect's ``convert`` turns them into its own, and may first want those of ``earlier`` runs,
-    which have ended.
+    A turn's earlier runs have ended. ``convert`` turns our frames into a dialect's.
 
     Source: WHATWG HTML, "Server-sent events".
     """
-    settings, loop = request.app[SETTINGS], asyncio.get_running_loop()
-    log, *later = [*(each.log for each in earlier), run.log]
-    if log.closed and after == log.last_id and after:
+    settings, loop, run = request.app[SETTINGS], asyncio.get_running_loop(), turn[-1]
+    if run.log.closed and after == run.log.last_id:
         return web.Response(status=204)
     response = web.StreamResponse(
         headers={
@@ -277,20 +259,20 @@ async def follow(
         assert isinstance(writer, StreamWriter)
         hold_little(request.transport)
         block, due = encode_retry(), 0.0
-        while True:
-            frames, after = log.read(after, WRITE_BYTES)
-            if block or frames:
-                await send(request, writer, block + convert(frames), settings.send_timeout_s)
-                block, now = b"", loop.time()
-                due = max(due, now - BURST_S) + WRITE_EVERY_S
-                if due > now and after == log.last_id and not log.closed:
-                    await asyncio.sleep(due - now)
-            elif log.closed and later:
-                log, after = later.pop(0), 0
-            elif log.closed:
-                break
-            elif not await log.wait(after, settings.heartbeat_s):
-                block = HEARTBEAT
+        for log in [each.log for each in turn]:
+            while True:
+                frames, after = log.read(after, WRITE_BYTES)
+                if block or frames:
+                    await send(request, writer, block + convert(frames), settings.send_timeout_s)
+                    block, now = b"", loop.time()
+                    due = max(due, now - BURST_S) + WRITE_EVERY_S
+                    if due > now and after == log.last_id and not log.closed:
+                        await asyncio.sleep(due - now)
+                elif log.closed:
+                    break
+                elif not await log.wait(after, settings.heartbeat_s):
+                    block = HEARTBEAT
+            after = 0
         async with asyncio.timeout(settings.send_timeout_s):
             await response.write_eof()
     except (TimeoutError, ConnectionError):
@@ -335,66 +317,43 @@ async def send(request: web.Request, writer: StreamWriter, data: bytes, timeout_
 
 def create_app(settings: Settings, agent: Agent) -> web.Application:
     """Return the application that serves this agent."""
-    app = web.Application(middlewares=[guard], client_max_size=settings.max_body_bytes)
+    app = web.Application(middlewares=[requests.guard], client_max_size=settings.max_body_bytes)
     app[SETTINGS] = settings
     app.cleanup_ctx.append(lambda app: keep_runs(app, agent))
-    app.on_response_prepare.append(add_headers)
-    for method, path, handler in (
-        ("POST", "/api/chat", chat),
-        ("GET", "/api/chat/{thread_id}/stream", ai_sdk_resume),
-        ("POST", "/api/chat/{thread_id}/stop", ai_sdk_stop),
-        ("POST", "/api/ag-ui", ag_ui_run),
-        ("GET", "/api/runs/{run_id}/events", run_events),
-        ("GET", "/api/runs/{run_id}", run_state),
-        ("POST", "/api/runs/{run_id}/cancel", cancel),
-        ("GET", "/api/threads/{thread_id}", thread_state),
-        ("DELETE", "/api/threads/{thread_id}", delete_thread),
-        ("GET", "/api/info", info),
-        ("GET", "/healthz", healthz),
-        ("HEAD", "/healthz", healthz),
-        ("GET", "/", page),
-        ("HEAD", "/", page),
-    ):
-        app.router.add_route(method, path, handler)
-    app.router.add_static("/static", HERE / "static")
+    app.on_response_prepare.append(requests.add_headers)
+    app.add_routes([*routes, web.static("/static", STATIC)])
     return app
 
 
 async def keep_runs(app: web.Application, agent: Agent) -> AsyncIterator[None]:
     """Open Redis and the database, if they are set, and close them after the last run."""
     settings = app[SETTINGS]
+    store: Store = MemoryStore()
     async with AsyncExitStack() as engines:
         agent.keep_threads_in(Memory(settings.max_threads))
-        if settings.database_url:
-            with engine("DATABASE_URL"):
+        try:
+            name = "DATABASE_URL"
+            if settings.database_url:
                 from threads.database import open_database
 
-                opening = open_database(settings.database_url)
-                agent.keep_threads_in(await engines.enter_async_context(opening))
-        store: Store = MemoryStore()
-        if settings.redis_url:
-            with engine("REDIS_URL"):
+                database = open_database(settings.database_url)
+                agent.keep_threads_in(await engines.enter_async_context(database))
+            name = "REDIS_URL"
+            if settings.redis_url:
                 from runs.redis import open_redis
 
-                opening_redis = open_redis(settings.redis_url, settings)
-                store = await engines.enter_async_context(opening_redis)
+                redis = open_redis(settings.redis_url, settings)
+                store = await engines.enter_async_context(redis)
+        except ImportError as error:
+            install = f"{sys.executable} -m pip install -r deploy/requirements.txt"
+            raise SettingError(f"{name} wants the package of {error.name}: {install}") from error
+        except Exception as error:
+            # Not the exception's text, which may have the password.
+            got = type(error).__name__
+            raise SettingError(f"{name} wants an engine that answers, got {got}") from error
         app[RUNS] = Registry(settings, agent, store)
         yield
         await app[RUNS].drain(0)
-
-
-@contextmanager
-def engine(name: str) -> Iterator[None]:
-    """Turn an error while connecting to an engine into a SettingError with one line."""
-    try:
-        yield
-    except ImportError as error:
-        install = f"{sys.executable} -m pip install -r deploy/requirements.txt"
-        raise SettingError(f"{name} wants the package of {error.name}: {install}") from error
-    except Exception as error:
-        # Not the exception's text, which may have the password.
-        got = type(error).__name__
-        raise SettingError(f"{name} wants an engine that answers, got {got}") from error
 
 
 async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
@@ -405,40 +364,41 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
     runner = web.AppRunner(
         app,
         access_log=None,
-        # Cancel the handler at a disconnect. Else the next write would notice it, and the grace
-        # would begin late.
+        # Else the next write would notice a disconnect, and the grace would begin late.
         handler_cancellation=True,
         shutdown_timeout=0.2,
-        # `read_body` refuses a compressed body; aiohttp shall not unpack it before.
+        # A compressed body is refused, so aiohttp need not unpack it.
         auto_decompress=False,
-        max_field_size=FIELD_BYTES,
+        # 32 KiB and the field's name: on localhost a browser sends the cookies of all ports.
+        max_field_size=33_000,
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+        # So many connections may wait to be accepted; Linux caps it at its own 4096.
+        await web.TCPSite(runner, host, port, backlog=1024).start()
     except (OSError, UnicodeError) as error:
         await runner.cleanup()
-        why = getattr(error, "strerror", None) or "no such name"
-        got = f"{host}:{port}: {why}".encode("unicode_escape").decode()
+        got = f"{host}:{port}: {getattr(error, 'strerror', None) or 'no such name'}"
         raise SettingError(f"HOST and PORT want an address that is free here, got {got}") from None
     address, port = runner.addresses[0][:2]
     return runner, f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
-async def choose_agent(settings: Settings, found: Any) -> Agent:
-    """Return the agent: what AGENT names, if it is set, else the built-in one."""
+async def choose_agent(settings: Settings, found: Any) -> tuple[Agent, str]:
+    """Return what AGENT names, else the built-in agent; and what that is, for a person."""
     if settings.agent:
-        return Agent(await make(found, settings.agent), settings.agent)
+        return Agent(await make(found, settings.agent), settings.agent), settings.agent
     from builtin.agent import built_in
 
     graph, model = built_in(
-        docs=Path(settings.docs_dir or HERE / "README.md"),
+        docs=Path(settings.docs_dir or STATIC.parent / "README.md"),
         tokens_per_s=settings.demo_tokens_per_s,
         api_key=settings.openai_api_key,
         base_url=settings.openai_base_url,
         model=settings.openai_model,
     )
-    return Agent(graph, "built-in", model)
+    about = "demo model, no key needed" if model == "demo" else model
+    return Agent(graph, "built-in", model), f"the built-in agent ({about})"
 
 
 async def serve(settings: Settings, found: Any) -> None:
@@ -447,14 +407,14 @@ async def serve(settings: Settings, found: Any) -> None:
     loop.set_exception_handler(log_loop_failure)
     # A stopped synchronous tool keeps its thread until it returns: have more threads than runs.
     loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
-    agent = await choose_agent(settings, found)
+    agent, about = await choose_agent(settings, found)
     app = create_app(settings, agent)
     runner, url = await listen(app, settings.host, settings.port)
     stop = asyncio.Event()
 
     def on_signal(*_: Any) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: os._exit(128 + number))
+            signal.signal(number, signal.SIG_DFL)
         loop.call_soon_threadsafe(stop.set)
 
     # Not loop.add_signal_handler, which Windows does not have.
@@ -462,10 +422,10 @@ async def serve(settings: Settings, found: Any) -> None:
         signal.signal(number, on_signal)
     # What is loaded by now stays, so the garbage collector need not look at it again.
     gc.freeze()
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(10_000)
     if "*" in settings.hosts and not (settings.api_token or settings.user_header):
         logger.warning("HOST is not loopback: without API_TOKEN or USER_HEADER anybody may use it")
-    print(f"Serving {about(agent)} on {url}; Ctrl-C stops", flush=True)
+    print(f"Serving {about} on {url}; Ctrl-C stops", flush=True)
     await stop.wait()
     runs, grace_s = app[RUNS], settings.shutdown_grace_s
     if runs.running:
@@ -476,19 +436,19 @@ async def serve(settings: Settings, found: Any) -> None:
     await runner.cleanup()
 
 
-def about(agent: Agent) -> str:
-    """Return what is served, for a person."""
-    if agent.model is None:
-        return agent.name
-    model = "demo model, no key needed" if agent.model == "demo" else agent.model
-    return f"the {agent.name} agent ({model})"
-
-
 def log_loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log exceptions of the event loop. On Windows a closed tab raises a ConnectionError in it."""
     error = context.get("exception")
     level = logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR
     logger.log(level, context["message"], exc_info=error)
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    """Keep requests that are not HTTP out of the log: aiohttp would log a traceback of each."""
+    error = record.exc_info and record.exc_info[1]
+    if isinstance(error, HttpProcessingError):
+        logger.debug("a request is not HTTP: %s", error.message)
+    return not isinstance(error, HttpProcessingError)
 
 
 def main() -> None:
@@ -497,6 +457,7 @@ def main() -> None:
         settings = read_settings(sys.argv[1:], os.environ)
         # Only this server's own level: libraries log addresses and texts below WARNING.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        logging.getLogger("aiohttp.server").addFilter(is_ours)
         logger.setLevel(settings.log_level.upper())
         for name, meant in misspelt(os.environ):
             logger.warning("the variable %s is no setting; is %s meant?", name, meant)
@@ -515,21 +476,19 @@ def main() -> None:
 
 def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
     """Run the event loop until the server has shut down: uvloop's, if it is installed."""
-    loop: asyncio.AbstractEventLoop
     try:
-        import uvloop
-
-        loop = uvloop.new_event_loop()  # uvloop is faster.
+        from uvloop import new_event_loop  # uvloop is faster.
     except ImportError:
-        loop = asyncio.new_event_loop()
+        from asyncio import new_event_loop
+    loop = new_event_loop()
     task = loop.create_task(serving)
-    while True:
+    while not task.done():
         try:
-            return loop.run_until_complete(task)
+            loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt) as error:
             # Before `serve` listens to signals this is Ctrl-C. After that it comes from a tool or a
             # node: asyncio stops the loop then, but other runs still need it.
-            if task.done() or signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 raise
             logger.warning("a tool or a node raised %s", type(error).__name__)
 

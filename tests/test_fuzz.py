@@ -117,14 +117,9 @@ async def send_all(server: Process, batch: list[bytes]) -> set[str]:
     return refs
 
 
-def own_log(server: Process) -> str:
-    """Return the log without what aiohttp itself logs of a request that is not HTTP."""
-    return "\n".join(r for r in records(server.log()) if "aiohttp.http_exceptions." not in r)
-
-
 def check_log(server: Process, refs: set[str]) -> None:
     """Each failure in the log has its ref in an answer."""
-    log = own_log(server)
+    log = server.log()
     assert_clean(log)
     for record in records(log):
         if " ERROR " in record:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.access import REFUSALS
+from edge.requests import REFUSALS
 from edge.settings import Settings
 from events import StreamEvent
 from graphs.failures import FAILURES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from edge.access import REFUSALS
+from edge.requests import REFUSALS
 from edge.settings import VERSION, Settings
 from events import StreamEvent
 from tests.conftest import ROOT
