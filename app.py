@@ -68,8 +68,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     body, digest = await requests.read_body(request)
     if ai_sdk.is_request(body):
         return await ai_sdk_chat(request, body)
-    asked = requests.checked(request, requests.read_chat(body))
-    asked = replace(asked, key=requests.read_key(request), digest=digest)
+    asked = requests.read_chat(request, body, digest)
     run = await request.app[RUNS].start(asked)
     if "respond-async" in ",".join(request.headers.getall("Prefer", [])).lower():
         about = {"run_id": run.id, "thread_id": run.asked.thread_id}
@@ -174,7 +173,7 @@ async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamR
     """Start a run that Vercel's AI SDK asks for, and stream it as the SDK wants it."""
     runs, thread = request.app[RUNS], requests.thread_in(request, body, "id")
     asked = ai_sdk.read(body, await runs.questions(thread), await runs.agent.waiting(thread))
-    run = await runs.start(requests.checked(request, asked))
+    run = await runs.start(replace(requests.checked(asked), user=request[USER]))
     message = ai_sdk.last_message(body) if asked.message is None else {}
     return await follow(request, [run], 0, ai_sdk.Translator(run.id, message), ai_sdk.HEADERS)
 
@@ -207,7 +206,7 @@ async def ag_ui_run(request: web.Request) -> web.StreamResponse:
     if asked is None:
         replay, turn = True, await runs.newest_turn(thread)
     else:
-        asked = requests.checked(request, asked)
+        asked = replace(requests.checked(asked), user=request[USER])
         run = await runs.start(asked)
         replay = run.asked is not asked
         turn = (await runs.turn_of(run) if replay else []) or [run]
@@ -404,7 +403,6 @@ async def choose_agent(settings: Settings, found: Any) -> tuple[Agent, str]:
 async def serve(settings: Settings, found: Any) -> None:
     """Serve until SIGTERM or Ctrl-C, then shut down in order; a second signal ends it at once."""
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(log_loop_failure)
     # A stopped synchronous tool keeps its thread until it returns: have more threads than runs.
     loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
     agent, about = await choose_agent(settings, found)
@@ -436,19 +434,16 @@ async def serve(settings: Settings, found: Any) -> None:
     await runner.cleanup()
 
 
-def log_loop_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log exceptions of the event loop. On Windows a closed tab raises a ConnectionError in it."""
-    error = context.get("exception")
-    level = logging.DEBUG if isinstance(error, ConnectionError) else logging.ERROR
-    logger.log(level, context["message"], exc_info=error)
+def is_failure(record: logging.LogRecord) -> bool:
+    """Let what clients cause be one line at DEBUG, instead of a traceback.
 
-
-def is_ours(record: logging.LogRecord) -> bool:
-    """Keep requests that are not HTTP out of the log: aiohttp would log a traceback of each."""
+    aiohttp logs each request that is not HTTP; asyncio, on Windows, each closed tab.
+    """
     error = record.exc_info and record.exc_info[1]
-    if isinstance(error, HttpProcessingError):
-        logger.debug("a request is not HTTP: %s", error.message)
-    return not isinstance(error, HttpProcessingError)
+    if not isinstance(error, HttpProcessingError | ConnectionError):
+        return True
+    logger.debug("a client's connection failed: %r", error)
+    return False
 
 
 def main() -> None:
@@ -457,7 +452,8 @@ def main() -> None:
         settings = read_settings(sys.argv[1:], os.environ)
         # Only this server's own level: libraries log addresses and texts below WARNING.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
-        logging.getLogger("aiohttp.server").addFilter(is_ours)
+        for name in ("aiohttp.server", "asyncio"):
+            logging.getLogger(name).addFilter(is_failure)
         logger.setLevel(settings.log_level.upper())
         for name, meant in misspelt(os.environ):
             logger.warning("the variable %s is no setting; is %s meant?", name, meant)

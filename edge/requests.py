@@ -9,7 +9,6 @@ import logging
 import math
 import re
 import secrets
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -153,7 +152,8 @@ def check_access(request: web.Request) -> bool:
     if listed and request.method == "OPTIONS" and "Access-Control-Request-Method" in headers:
         return True  # It carries no token.
     if restricted:
-        check_token(headers.get("Authorization", ""), settings.api_token)
+        if settings.api_token:
+            check_token(headers.get("Authorization", ""), settings.api_token)
         request[USER] = read_user(request)
     return False
 
@@ -177,7 +177,7 @@ def check_token(authorization: str, token: str) -> None:
     """Refuse a request without the token; tokens are compared in constant time."""
     scheme, _, given = authorization.partition(" ")
     same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
-    if token and not (same and scheme.lower() == "bearer"):
+    if not same or scheme.lower() != "bearer":
         raise Refused("unauthorized")
 
 
@@ -228,7 +228,7 @@ def invalid(message: str) -> Refused:
     return Refused("invalid_request", message)
 
 
-def read_chat(body: dict[str, Any]) -> Asked:
+def read_chat(request: web.Request, body: dict[str, Any], digest: str) -> Asked:
     """Return what a body of our own vocabulary asks for. Raises Refused."""
     thread_id, message, replaces = body.get("thread_id"), body.get("message"), body.get("replaces")
     if thread_id is not None:
@@ -239,12 +239,21 @@ def read_chat(body: dict[str, Any]) -> Asked:
         raise Refused("nothing_to_resume")
     if replaces is not None and not (isinstance(replaces, str) and thread_id and message):
         raise invalid("replaces has to be a string, and needs message and thread_id.")
-    made = thread_id or secrets.token_urlsafe(12)
-    return Asked(made, message, body.get("resume"), replaces, body.get("context"))
+    asked = Asked(
+        thread_id=thread_id or secrets.token_urlsafe(12),
+        message=message,
+        resume=body.get("resume"),
+        replaces=replaces,
+        context=body.get("context"),
+        user=request[USER],
+        key=read_key(request),
+        digest=digest,
+    )
+    return checked(asked)
 
 
-def checked(request: web.Request, asked: Asked) -> Asked:
-    """Return what is asked for, in whatever vocabulary, with the user who asks. Raises Refused."""
+def checked(asked: Asked) -> Asked:
+    """Return what is asked for, in our own vocabulary or another one. Raises Refused."""
     message, context = asked.message, asked.context
     if message is not None and not (isinstance(message, str) and message.strip()):
         raise invalid("message has to be text that is not blank.")
@@ -252,7 +261,7 @@ def checked(request: web.Request, asked: Asked) -> Asked:
         raise invalid(f"message has more than {MESSAGE_CHARS} characters.")
     if context is not None and not isinstance(context, dict):
         raise invalid("context has to be an object.")
-    return replace(asked, user=request[USER])
+    return asked
 
 
 def check_thread_id(name: str, value: Any) -> None:

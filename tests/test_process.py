@@ -310,6 +310,17 @@ async def test_it_serves_soon_after_its_imports() -> None:
     raise AssertionError(f"{ours} s, where the imports take {theirs} s")
 
 
+async def test_what_is_not_http_is_one_line_at_debug(launch: Launch) -> None:
+    server = await launch(LOG_LEVEL="DEBUG")
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    writer.write(b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+    writer.close()
+    await writer.wait_closed()
+    (line,) = server.log().splitlines()
+    assert " DEBUG chat a client's connection failed: " in line
+
+
 async def test_a_heartbeat_never_cuts_an_event(launch: Launch) -> None:
     server = await launch(HEARTBEAT_S="0.001", DEMO_TOKENS_PER_S="200")
     stream: Stream = await server.ask("What can you do?")
