@@ -15,6 +15,10 @@ from typing import Any, NamedTuple
 from langchain_core import exceptions as langchain
 
 
+class EmptyAnswer(Exception):
+    """The graph ended with nothing to show."""
+
+
 class Failure(NamedTuple):
     """An ``error`` event without its ``ref``."""
 
@@ -69,19 +73,20 @@ STATUSES = {
     429: "model_rate_limit",
 }
 
-WORDS = [
+SURE_WORDS = [
     (r"context.?(length|window)|maximum context|(prompt|input) is too long", "model_context"),
     (r"insufficient.(quota|balance)|credit balance", "quota"),
+]
+"""What providers write into an error, its code and type included, and what its class and status
+do not say."""
+
+OTHER_WORDS = [
     (r"rate.?limit|resource.?exhausted", "model_rate_limit"),
     (r"model.?not.?found", "model_not_found"),
     (r"authentication|(invalid|incorrect).api.key|permission.?(denied|error)", "model_auth"),
-    (r"overloaded|server.?error|unavailable", "model_error"),
     (r"bad.?request|invalid.?request", "refused"),
 ]
-"""What providers write into an error, its code and type included, in the order to look for it."""
-
-MORE_THAN_A_STATUS = {"model_context", "quota"}
-"""The kinds that only the words of an error show; its class and status are too general."""
+"""What they write into an error without a status, such as one in the middle of a stream."""
 
 TRANSPORTS = {"httpx", "httpx2", "httpcore", "aiohttp"}
 """The packages whose own exceptions say that a connection failed."""
@@ -93,16 +98,16 @@ def model_failure(chain: Sequence[BaseException], began: bool) -> str:
     ``began`` is whether a chunk had come: then a lost connection means that the answer broke off.
     """
     error = chain[0]
-    words = _kind_by_words(error)
-    kind = next((kind for class_, kind in CLASSES if isinstance(error, class_)), None)
+    kind = _kind_by_words(error, SURE_WORDS)
+    kind = kind or next((kind for class_, kind in CLASSES if isinstance(error, class_)), None)
     if kind is None and (status := _status(error)):
         kind = STATUSES.get(status, "model_error" if status >= 500 else "refused")
     if kind is None and any(map(_is_transport, chain)):
         kind = "model_unreachable"
-    if words in MORE_THAN_A_STATUS and kind in (None, "refused", "model_rate_limit"):
-        return words
-    kind = kind or words or ("no_key" if lacks_key(error) else "model_error")
-    return "broke_off" if kind == "model_unreachable" and began else kind
+    if kind == "model_unreachable" and began:
+        return "broke_off"
+    kind = kind or _kind_by_words(error, OTHER_WORDS)
+    return kind or ("no_key" if lacks_key(error) else "model_error")
 
 
 def lacks_key(error: BaseException) -> bool:
@@ -112,9 +117,9 @@ def lacks_key(error: BaseException) -> bool:
     return bool(missing and re.search(r"api.?key", text, re.I))
 
 
-def _kind_by_words(error: BaseException) -> str | None:
+def _kind_by_words(error: BaseException, words: Sequence[tuple[str, str]]) -> str | None:
     text = f"{error} {getattr(error, 'body', '')}"
-    return next((kind for pattern, kind in WORDS if re.search(pattern, text, re.I)), None)
+    return next((kind for pattern, kind in words if re.search(pattern, text, re.I)), None)
 
 
 def _status(error: BaseException) -> int | None:

@@ -55,46 +55,50 @@ def messages_in(update: Any) -> Iterator[BaseMessage]:
                 yield from messages_in(value)
 
 
+SHOWN = {
+    "text": "text_delta",
+    "output_text": "text_delta",
+    "refusal": "text_delta",
+    "reasoning": "reasoning_delta",
+    "thinking": "reasoning_delta",
+    "reasoning_content": "reasoning_delta",
+}
+"""The types of content blocks that are shown, and the events that show them."""
+
+TEXT_KEYS = (*SHOWN, "summary", "content")
+"""The keys under which such a block, or a piece of it, has its text."""
+
+
 def pieces_of(message: AIMessage) -> Iterator[tuple[str, str]]:
     """Yield what a message or chunk shows, as pairs of event type and text.
 
-    Content is a string, or blocks that differ by provider. Reasoning is a block or, from
+    Content is a string, or blocks that differ by provider: `content_blocks` of LangChain knows
+    only those of the providers that name themselves in the message. Reasoning is a block or, from
     OpenAI-compatible servers, an extra field; a refusal is the answer's text.
     """
-    extra = message.additional_kwargs
-    if extra:
-        if reasoning := _joined(extra.get("reasoning_content") or extra.get("reasoning")):
-            yield "reasoning_delta", reasoning
-        if refusal := _joined(extra.get("refusal")):
-            yield "text_delta", refusal
+    shown: list[tuple[str, Any]] = []
+    if extra := message.additional_kwargs:
+        reasoning = extra.get("reasoning_content") or extra.get("reasoning")
+        shown = [("reasoning", reasoning), ("refusal", extra.get("refusal"))]
     if isinstance(message.content, str):
-        if message.content:
-            yield "text_delta", message.content
-        return
-    for block in message.content:
-        match block:
-            case str(text) | {"type": "text" | "output_text", "text": str(text)}:
-                type_ = "text_delta"
-            case {"type": "refusal", "refusal": str(text)}:
-                type_ = "text_delta"
-            case {"type": "reasoning" | "thinking" | "reasoning_content"}:
-                type_, text = "reasoning_delta", _joined(block)
-            case _:
-                continue
-        if text:
-            yield type_, text
+        shown.append(("text", message.content))
+    else:
+        for block in message.content:
+            shown.append(("text" if isinstance(block, str) else block.get("type", ""), block))
+    for type_, value in shown:
+        if type_ in SHOWN and (text := _joined(value)):
+            yield SHOWN[type_], text
 
 
 def _joined(value: Any) -> str:
-    """Return the text in a provider's reasoning: a string, a list of pieces, or an object."""
+    """Return the text in a provider's block: a string, a list of pieces, or an object."""
     match value:
         case str():
             return value
         case list():
             return "".join(map(_joined, value))
         case dict():
-            keys = ("reasoning", "thinking", "reasoning_content", "text", "summary", "content")
-            return next(filter(None, (_joined(value.get(key)) for key in keys)), "")
+            return next(filter(None, (_joined(value.get(key)) for key in TEXT_KEYS)), "")
     return ""
 
 
@@ -142,25 +146,22 @@ def result_of(output: Any) -> dict[str, Any]:
             status = output.additional_kwargs.get(STATUS, "error")
             return {"status": status, "message": str(output.text)}
         output = str(output.text) if isinstance(output.content, str) else output.content
-    shown = jsonable(parsed(output))
-    if not isinstance(shown, dict):
-        shown = {"content": as_text(output)}
-    return {"status": "ok", "result": shown}
+    return {"status": "ok", "result": _as_object(output, "content")}
 
 
 def input_of(given: Any) -> dict[str, Any]:
     """Return a call's arguments as an object; others become ``{"arguments": text}``."""
-    if given is None or given == "":
-        return {}
-    shown = jsonable(parsed(given))
-    return shown if isinstance(shown, dict) else {"arguments": as_text(given).strip()}
+    given = given.strip() if isinstance(given, str) else given
+    return {} if given is None or given == "" else _as_object(given, "arguments")
 
 
-def parsed(value: Any) -> Any:
-    """Return the JSON in a text; any other text and value as it is."""
+def _as_object(value: Any, name: str) -> dict[str, Any]:
+    """Return the object that a value or its JSON is; any other value under this name, as text."""
+    shown = value
     with suppress(ValueError, RecursionError):
-        return json.loads(value) if isinstance(value, str) else value
-    return value
+        shown = json.loads(value) if isinstance(value, str) else value
+    shown = jsonable(shown)
+    return shown if isinstance(shown, dict) else {name: as_text(value)}
 
 
 def whole(text: str) -> str:

@@ -6,7 +6,7 @@ length. Nothing in here knows events or runs.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from itertools import islice
 from typing import Any
 
@@ -72,18 +72,26 @@ class Memory(InMemorySaver):
         self._max_threads = max_threads
         self._users: OrderedDict[str, int] = OrderedDict()
         """How many runs use each thread, the thread used longest ago first."""
-        self._paused: defaultdict[str, set[str]] = defaultdict(set)
-        """The subgraphs of each thread that saved a checkpoint since the thread itself did."""
+        self._settled: set[str] = set()
+        """The threads that nothing has changed since they were settled."""
 
     def knows(self, thread_id: str) -> bool:
         return thread_id in self.storage
 
-    def use(self, thread_id: str) -> None:
-        """Protect a thread from being forgotten, until it is freed as often."""
-        self._users[thread_id] = self._users.get(thread_id, 0) + 1
+    def use(self, thread_id: str) -> bool:
+        """Protect a thread from being forgotten, until it is freed as often.
 
-    def free(self, thread_id: str) -> None:
+        Returns whether the thread is settled: it is new, or its last user left it so.
+        """
+        settled = thread_id in self._settled or not self.knows(thread_id)
+        self._settled.discard(thread_id)
+        self._users[thread_id] = self._users.get(thread_id, 0) + 1
+        return settled
+
+    def free(self, thread_id: str, settled: bool) -> None:
         """End a use of the thread, and forget idle threads if there are too many."""
+        if settled:
+            self._settled.add(thread_id)
         self._users[thread_id] -= 1
         self._users.move_to_end(thread_id)
         excess = max(0, len(self._users) - self._max_threads)
@@ -107,14 +115,10 @@ class Memory(InMemorySaver):
         saved = super().put(config, checkpoint, metadata, new_versions)
         if COUNTERS not in metadata:
             self._drop(thread_id, namespace, checkpoint["id"], checkpoint["channel_versions"])
-        if namespace:
-            self._paused[thread_id].add(namespace)
-            return saved
-        # A subgraph that runs for one task has the task's id in its namespace. It saves only when
-        # it pauses, and then before its thread does.
-        paused = self._paused.pop(thread_id, set())
-        for each in [*self.storage[thread_id]]:
-            if ":" in each and each not in paused:
+        for each in [*self.storage[thread_id]] if not namespace else ():
+            # A subgraph that runs for one task has the task's id in its namespace, after a colon.
+            # It saves only when it pauses, and then its checkpoint is newer than its thread's.
+            if ":" in each and max(self.storage[thread_id][each], default="") < checkpoint["id"]:
                 self._drop(thread_id, each)
         return saved
 
@@ -122,7 +126,7 @@ class Memory(InMemorySaver):
         for namespace in [*self.storage.get(thread_id, ())]:
             self._drop(thread_id, namespace)
         self.storage.pop(thread_id, None)
-        self._paused.pop(thread_id, None)
+        self._settled.discard(thread_id)
         if not self._users.get(thread_id):
             self._users.pop(thread_id, None)
 

@@ -91,13 +91,10 @@ async def settle(
     return repaired
 
 
-async def rewind(
-    graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage], message_id: str
-) -> list[AnyMessage]:
-    """Drop a message of a settled thread and all after it; return the messages that are left."""
-    kept = [*takewhile(lambda message: message.id != message_id, history)]
-    await write(graph, config, kept)
-    return kept
+async def rewind(graph: Graph, config: RunnableConfig, message_id: str) -> None:
+    """Drop a message of a settled thread, and all after it."""
+    history = history_of(await graph.aget_state(config))
+    await write(graph, config, [*takewhile(lambda message: message.id != message_id, history)])
 
 
 async def write(graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage]) -> None:
