@@ -21,36 +21,13 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command, StateSnapshot
 
 from events import Asked, Refused, StreamEvent
+from graphs import messages
 from graphs.failures import FAILURES, EmptyAnswer, Failure
 from graphs.load import Graph, as_graph, read_context
-from graphs.messages import (
-    USAGE,
-    Usage,
-    as_text,
-    calls_of,
-    counts_of,
-    finish_reason,
-    input_of,
-    jsonable,
-    messages_in,
-    pieces_of,
-    result_of,
-    text_of,
-    tool_message_in,
-    whole,
-)
+from graphs.messages import Usage
 from graphs.watch import HIDDEN, MODEL_CALL, Watch
+from threads import repair
 from threads.memory import MAY_WRITE, Memory
-from threads.repair import (
-    LEFT_OPEN,
-    close_calls,
-    config_of,
-    history_of,
-    rewind,
-    settle,
-    unanswered,
-    waits,
-)
 
 JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
@@ -109,7 +86,7 @@ class Agent:
         """Return the thread's newest state, None if nobody knows the thread."""
         if self.memory and not self.memory.knows(thread):
             return None
-        state = await self.graph.aget_state(config_of(thread))
+        state = await self.graph.aget_state(repair.config_of(thread))
         return state if state.created_at else None
 
     async def waiting(self, thread: str) -> dict[str, Any] | None:
@@ -118,15 +95,15 @@ class Agent:
         At a static breakpoint it waits without an interrupt: the dict is empty.
         """
         state = await self.state(thread)
-        if state is None or not waits(self.graph, state):
+        if state is None or not repair.waits(self.graph, state):
             return None
         # A subgraph's interrupt is listed again for its parent; the dict keeps it once.
-        return {each.id: jsonable(each.value) for each in state.interrupts}
+        return {each.id: messages.jsonable(each.value) for each in state.interrupts}
 
     async def history(self, thread: str) -> list[AnyMessage]:
         """Return the thread's messages, oldest first; none if nobody knows the thread."""
         state = await self.state(thread)
-        return history_of(state) if state else []
+        return repair.history_of(state) if state else []
 
     async def questions(self, thread: str) -> list[str]:
         """Return the ids of the messages that users sent, oldest first."""
@@ -183,7 +160,7 @@ class Turn:
         self._asked = asked
         self._context = context
         self._answers = answers
-        self._config = config_of(asked.thread)
+        self._config = repair.config_of(asked.thread)
         self._settled = False
         """Whether the thread is known to need no repair before the graph runs."""
         self._history: list[AnyMessage] = []
@@ -209,9 +186,14 @@ class Turn:
         if self.question:
             await self._prepare()
         given: Any = {"messages": [self.question]} if self.question else None
+        user = {"user_id": self._asked.user} if self._asked.user else {}
+        config: RunnableConfig = {
+            "configurable": {**self._config["configurable"], **user},
+            "callbacks": [translator.watch],
+        }
         parts = self.graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
             Command(resume=self._answers) if self._answers else given,
-            self._run_config(),
+            config,
             context=self._context,
             stream_mode=["messages", "tools", "updates", "custom"],
             subgraphs=True,
@@ -223,24 +205,16 @@ class Turn:
             async for part in parts:
                 for event in translator.translate(part):
                     yield event
-        self._history = history_of(await self.graph.aget_state(self._config))
-        for event in translator.finish([*close_calls(self._history)]):
+        self._history = repair.history_of(await self.graph.aget_state(self._config))
+        for event in translator.finish([*repair.close_calls(self._history)]):
             yield event
 
-    def _run_config(self) -> RunnableConfig:
-        user = {"user_id": self._asked.user} if self._asked.user else {}
-        return {
-            "configurable": {**self._config["configurable"], **user},
-            "callbacks": [self.translator.watch],
-        }
-
     async def _prepare(self) -> None:
-        """Leave the thread so that it can take the question: repaired, and rewound if asked to."""
-        replaces = self._asked.replaces
+        """Leave the thread so that it can take the question: settled, and rewound if asked to."""
         if not self._settled:
-            await settle(self.graph, self._config)
-        if replaces is not None:
-            await rewind(self.graph, self._config, replaces)
+            await repair.settle(self.graph, self._config)
+        if self._asked.replaces is not None:
+            await repair.rewind(self.graph, self._config, self._asked.replaces)
 
     async def settle(self, reason: str, error: StreamEvent | None = None) -> list[StreamEvent]:
         """Leave the thread ready for its next turn, whatever ended this one.
@@ -262,14 +236,14 @@ class Turn:
         outputs = self.translator.outputs
         if reason == "completed":
             last = self._history[-1] if self._history else None
-            if last and last.type == "ai" and not unanswered(self._history):
+            if last and last.type == "ai" and not repair.unanswered(self._history):
                 return []
             # The graph has saved all that it wants to keep.
-            return await settle(self.graph, self._config, outputs=outputs)
+            return await repair.settle(self.graph, self._config, outputs=outputs)
         ended: dict[str, Any] = {"reason": reason}
         if error:
             ended["error"] = {"code": error.code, "message": error.message}
-        return await settle(self.graph, self._config, self._unsaved, outputs, ended)
+        return await repair.settle(self.graph, self._config, self._unsaved, outputs, ended)
 
     def _unsaved(self, known: set[str | None]) -> list[AnyMessage]:
         """Return what the user saw of this turn and the thread does not have."""
@@ -317,6 +291,9 @@ class _Call:
     (the graph may retry it, or handle the error), and ``closed`` with its result.
     """
 
+    ns: Namespace
+    id: str
+    """Unique only among the open calls of its namespace, and some models give it twice."""
     tool: str
     input: dict[str, Any]
     wire_id: str
@@ -324,6 +301,13 @@ class _Call:
     state: str = "asked"
     output: ToolMessage | None = None
     """What the tool returned."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("open", "failed")
+
+    def event(self, type_: str, **fields: Any) -> StreamEvent:
+        return StreamEvent(type_, tool=self.tool, tool_call_id=self.wire_id, **fields)
 
 
 class Translator:
@@ -339,15 +323,14 @@ class Translator:
         self.interrupted = False
         self.shown = False
         """Whether the client saw anything: reasoning, a tool call, or text that is not blank."""
-        self._last_before = next((m.id for m in reversed(before) if m.id is not None), None)
+        self._last = next((m.id for m in reversed(before) if m.id is not None), "")
         self._texts: dict[str, _Text] = {}
         """By model call, or by message id for a message that no model made."""
-        self._calls: dict[tuple[Namespace, str], list[_Call]] = {}
-        """By namespace and id: sub-agents may give the same id, and a model give it twice."""
+        self._calls: list[_Call] = []
         self._asking: set[str | None] = set()
         """The ids of the messages whose tool calls are noted."""
         self._interrupts: dict[str, Any] = {}
-        for call in unanswered(before):  # A resume starts or rejects them.
+        for call in repair.unanswered(before):  # A resume starts or rejects them.
             self._ask((), call)
 
     def translate(self, part: Any) -> Iterator[StreamEvent]:
@@ -360,11 +343,11 @@ class Translator:
             case {"type": "updates", "data": {"__interrupt__": interrupts}}:
                 self.interrupted = True
                 # A subgraph repeats its interrupts for each namespace; the id tells them apart.
-                self._interrupts.update((i.id, jsonable(i.value)) for i in interrupts)
+                self._interrupts.update((i.id, messages.jsonable(i.value)) for i in interrupts)
             case {"type": "updates", "ns": ns, "data": updates}:
-                yield from self.results(ns, [*messages_in(updates)])
+                yield from self.results(ns, [*messages.messages_in(updates)])
             case {"type": "custom", "data": note}:
-                yield StreamEvent("thinking", content=as_text(note))
+                yield StreamEvent("thinking", content=messages.as_text(note))
 
     def finish(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
         """Yield what only the end can give: interrupts, messages not yet streamed, the answer.
@@ -386,12 +369,10 @@ class Translator:
         if final := self._final([m for m in answers if m.id not in silent]):
             yield final
 
-    def _new(self, messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-        """Return the messages that came in this run; a subgraph's update repeats older ones."""
-        ids = [message.id for message in messages]
-        if self._last_before is None or self._last_before not in ids:
-            return messages
-        return messages[ids.index(self._last_before) + 1 :]
+    def _new(self, written: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+        """Return the messages that came in this run: a subgraph's update repeats older ones."""
+        ids = [message.id for message in written]
+        return written[ids.index(self._last) + 1 :] if self._last in ids else written
 
     def _final(self, answers: Sequence[AIMessage]) -> StreamEvent | None:
         """Return the answer: the last message that the thread keeps, else the last one streamed."""
@@ -399,7 +380,7 @@ class Translator:
         content = last.content if last else ""
         for message in reversed(answers):
             # A middleware may have changed the message after it was streamed.
-            if (text := self._streamed(message)) and (kept := text_of(message)):
+            if (text := self._streamed(message)) and (kept := messages.text_of(message)):
                 last, content = text, kept
                 break
         if last is None:
@@ -409,8 +390,8 @@ class Translator:
 
     def left_open(self, call_id: str, tool: str, status: str) -> StreamEvent:
         """Return the ``tool_result`` of a call that is still open when the run ends."""
-        message = LEFT_OPEN[status]
-        if any(call.wire_id == call_id and call.state == "failed" for call in self._all_calls()):
+        message = repair.LEFT_OPEN[status]
+        if any(call.wire_id == call_id and call.state == "failed" for call in self._calls):
             status, message = "error", TOOL_FAILED
         return StreamEvent(
             "tool_result", tool=tool, tool_call_id=call_id, status=status, message=message
@@ -419,14 +400,13 @@ class Translator:
     @property
     def outputs(self) -> dict[str, ToolMessage]:
         """What finished tools of the root graph returned, by tool call id."""
-        calls = [(id_, call) for (ns, id_), all_ in self._calls.items() if not ns for call in all_]
-        return {id_: call.output for id_, call in calls if call.output}
+        return {call.id: call.output for call in self._calls if call.output and not call.ns}
 
     def answers(self, known: set[str | None]) -> list[AnyMessage]:
         """Return the streamed texts that have none of the ids, each as an AIMessage."""
         return [
             # Half of a surrogate pair cannot be stored.
-            AIMessage(whole(text.content), id=text.message_id)
+            AIMessage(messages.whole(text.content), id=text.message_id)
             for text in self._texts.values()
             if text.content.strip() and not text.ids & known
         ]
@@ -451,7 +431,8 @@ class Translator:
             if message.id in self.watch.silent:
                 self.shown = True  # The client finds it in the thread.
                 return
-            if self._repeats(message, task):
+            if repeated := self._streamed(message, task):
+                repeated.ids.add(message.id)
                 return
         key = model_call or message.id or str(uuid4())
         text = self._texts.get(key)
@@ -459,30 +440,27 @@ class Translator:
             text = self._texts[key] = _Text(message.id or key, task)
         text.ids.add(message.id)
         if message.usage_metadata and model_call:
-            text.figures.append(counts_of(message.usage_metadata))
+            text.figures.append(messages.counts_of(message.usage_metadata))
         if metadata.get(HIDDEN):
             return
         if message.response_metadata:
-            text.finish_reason = finish_reason(message.response_metadata) or text.finish_reason
-        for type_, content in pieces_of(message):
+            text.finish_reason = (
+                messages.finish_reason(message.response_metadata) or text.finish_reason
+            )
+        for type_, content in messages.pieces_of(message):
             if type_ == "text_delta":
                 text.deltas.append(content)
             self.shown = self.shown or type_ != "text_delta" or not content.isspace()
             yield StreamEvent(type_, content=content, message_id=text.message_id)
 
-    def _repeats(self, message: AIMessage, task: str) -> bool:
-        """Whether this message was streamed: under its id, or as the same text in the same task."""
-        found = self._streamed(message)
-        if found is None and (content := text_of(message)):
-            texts = reversed(self._texts.values())
-            found = next((t for t in texts if t.task == task and t.content == content), None)
-        if found:
-            found.ids.add(message.id)
-        return found is not None
-
-    def _streamed(self, message: AIMessage) -> _Text | None:
-        texts = self._texts.values()
-        return next((t for t in texts if message.id is not None and message.id in t.ids), None)
+    def _streamed(self, message: AIMessage, task: str = "") -> _Text | None:
+        """Find what was streamed of a message: under its id, or the same text in the same task."""
+        content = messages.text_of(message)
+        for text in reversed(self._texts.values()):
+            same = content and text.task == task and text.content == content
+            if same or (message.id is not None and message.id in text.ids):
+                return text
+        return None
 
     # ----------------------------------------------------------------------------- tool calls
 
@@ -492,80 +470,71 @@ class Translator:
             case "tool-started" if call and call.state == "failed":
                 call.state = "open"  # A retry: its `tool_call` is sent already.
             case "tool-started":
-                tool, given = part["tool_name"], input_of(part.get("input"))
-                call = self._find(ns, call_id, "asked") or self._ask(
-                    ns, {"id": call_id, "name": tool, "args": given}
-                )
-                call.tool, call.input = tool, given
+                call = self._find(ns, call_id, "asked") or self._ask(ns, {"id": call_id})
+                call.tool, call.input = part["tool_name"], messages.input_of(part.get("input"))
                 yield self._opened(call)
             case "tool-output-delta" if call:
-                content = as_text(part["delta"])
-                yield StreamEvent(
-                    "tool_progress", tool=call.tool, tool_call_id=call.wire_id, content=content
-                )
+                yield call.event("tool_progress", content=messages.as_text(part["delta"]))
             case "tool-finished" if call:
-                yield self._closed(call, call_id, part["output"])
+                yield self._closed(call, part["output"])
             case "tool-error" if call:
                 # No result yet: if the graph handles the error, its tool message is the result.
                 call.state = "failed"
-                call.output = ToolMessage(
-                    TOOL_FAILED, name=call.tool, tool_call_id=call_id, status="error"
-                )
+                about = {"name": call.tool, "tool_call_id": call_id}
+                call.output = ToolMessage(TOOL_FAILED, **about, status="error")
 
-    def results(self, ns: Namespace, messages: Sequence[BaseMessage]) -> Iterator[StreamEvent]:
+    def results(self, ns: Namespace, written: Sequence[BaseMessage]) -> Iterator[StreamEvent]:
         """Yield the events that the calls of these messages still lack.
 
         These are ``tool_call`` and ``tool_result`` if the call never started, as with an unknown
         tool; the result alone if the call is open; none if it is closed.
         """
-        for message in self._new(messages):
+        for message in self._new(written):
             # A subgraph's messages are emitted again in the update of its parent.
             if message.id is None or message.id not in self._asking:
                 self._asking.add(message.id)
-                for each in calls_of(message):
+                for each in messages.calls_of(message):
                     self._ask(ns, each)
             if isinstance(message, ToolMessage):
-                call_id = message.tool_call_id
-                call = self._find(ns, call_id, "asked")
-                if call:
+                call = self._find(ns, message.tool_call_id, "asked", "open", "failed")
+                if call and call.state == "asked":
                     yield self._opened(call)
-                if call := call or self._find(ns, call_id, "open", "failed"):
-                    yield self._closed(call, call_id, message)
+                if call:
+                    yield self._closed(call, message)
 
-    def _ask(self, ns: Namespace, call: Mapping[str, Any]) -> _Call:
-        asked = _Call(call["name"] or "", input_of(call["args"]), call["id"] or str(uuid4()))
-        self._calls.setdefault((ns, call["id"]), []).append(asked)
-        return asked
+    def _ask(self, ns: Namespace, asked: Mapping[str, Any]) -> _Call:
+        given = messages.input_of(asked.get("args"))
+        id_ = asked["id"]
+        call = _Call(ns, id_, asked.get("name") or "", given, wire_id=id_ or str(uuid4()))
+        self._calls.append(call)
+        return call
 
     def _find(self, ns: Namespace, call_id: str, *states: str) -> _Call | None:
-        return next((c for c in self._calls.get((ns, call_id), ()) if c.state in states), None)
-
-    def _all_calls(self) -> Iterator[_Call]:
-        for calls in self._calls.values():
-            yield from calls
+        """Find the first call with this id in one of the states, tried in their order."""
+        calls = [each for each in self._calls if each.id == call_id and each.ns == ns]
+        return next((each for state in states for each in calls if each.state == state), None)
 
     def _opened(self, call: _Call) -> StreamEvent:
-        open_ids = {each.wire_id for each in self._all_calls() if each.state in ("open", "failed")}
-        if call.wire_id in open_ids:
+        if any(each.wire_id == call.wire_id for each in self._calls if each.is_open):
             call.wire_id = str(uuid4())
         call.state = "open"
         self.shown = True
-        return StreamEvent("tool_call", tool=call.tool, tool_call_id=call.wire_id, input=call.input)
+        return call.event("tool_call", input=call.input)
 
-    def _closed(self, call: _Call, call_id: str, output: Any) -> StreamEvent:
+    def _closed(self, call: _Call, output: Any) -> StreamEvent:
+        found = (each for each in messages.messages_in(output) if isinstance(each, ToolMessage))
+        call.output = next((each for each in found if each.tool_call_id == call.id), None)
         call.state = "closed"
-        call.output = tool_message_in(call_id, output)
-        result = result_of(call.output or output)
-        return StreamEvent("tool_result", tool=call.tool, tool_call_id=call.wire_id, **result)
+        return call.event("tool_result", **messages.result_of(call.output or output))
 
 
 def _total(figures: Sequence[Usage]) -> Usage:
     """Return a model call's usage: some providers send the sum so far, others differences."""
     pairs = [*zip(figures, figures[1:], strict=False)]
-    if all(later[name] >= earlier[name] for earlier, later in pairs for name in USAGE):
+    if all(later[name] >= earlier[name] for earlier, later in pairs for name in messages.USAGE):
         return figures[-1]
     return _sum(figures)
 
 
 def _sum(figures: Sequence[Usage]) -> Usage:
-    return {name: sum(each[name] for each in figures) for name in USAGE}
+    return {name: sum(each[name] for each in figures) for name in messages.USAGE}

@@ -42,7 +42,7 @@ from edge.requests import (
     read_thread,
 )
 from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
-from events import Asked, Refused, Unavailable, encode_comment, encode_retry
+from events import HEARTBEAT, RETRY, Asked, Refused, Unavailable
 from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import AnyRun, MemoryStore, Registry, Store
@@ -71,8 +71,6 @@ WRITE_EVERY_S = 1 / 60
 BURST_S = 20 * WRITE_EVERY_S
 """A token bucket for each reader: twenty writes at once, then one for each frame of a screen. What
 a fast model makes in between goes out in one write (write coalescing)."""
-
-HEARTBEAT = encode_comment("heartbeat")
 
 logger = logging.getLogger("chat")
 
@@ -276,7 +274,7 @@ async def follow(
         writer = await response.prepare(request)
         assert isinstance(writer, StreamWriter)
         hold_little(request.transport)
-        block, due = encode_retry(), 0.0
+        block, due = RETRY, 0.0
         while True:
             frames, after = log.read(after, WRITE_BYTES)
             if block or frames:

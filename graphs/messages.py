@@ -22,7 +22,6 @@ Usage = dict[str, int]
 STATUS = "closed_as"
 """The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
 
-
 ENDED = "turn_ended"
 """The key in an AI message's response_metadata that says why its turn did not complete."""
 
@@ -42,17 +41,18 @@ def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
     return [dict(call) for call in (*message.tool_calls, *message.invalid_tool_calls)]
 
 
-def messages_in(update: Any) -> Iterator[BaseMessage]:
-    """Yield the messages in what nodes wrote, whatever the state's key is."""
-    match update:
+def messages_in(written: Any) -> Iterator[BaseMessage]:
+    """Yield the messages in what a node or a tool returned, whatever the state's key is."""
+    match written:
         case BaseMessage():
-            yield update
+            yield written
+        case Command():
+            yield from messages_in(written.update)
         case dict():
-            for value in update.values():
-                yield from messages_in(value)
+            yield from messages_in([*written.values()])
         case list() | tuple():
-            for value in update:
-                yield from messages_in(value)
+            for each in written:
+                yield from messages_in(each)
 
 
 SHOWN = {
@@ -123,17 +123,6 @@ def finish_reason(metadata: Mapping[str, Any]) -> str | None:
     if not isinstance(reason, str) or reason.lower() in NORMAL_STOPS:
         return None
     return "length" if reason.lower() in LENGTH else reason
-
-
-def tool_message_in(call_id: str, output: Any) -> ToolMessage | None:
-    """Find the tool message in what a tool returned: itself, or in a Command's update."""
-    match output:
-        case ToolMessage():
-            return output
-        case Command(update={"messages": [*items]}) | [*items]:
-            found = (tool_message_in(call_id, item) for item in items)
-            return next((each for each in found if each and each.tool_call_id == call_id), None)
-    return None
 
 
 def result_of(output: Any) -> dict[str, Any]:

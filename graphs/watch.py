@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langgraph.errors import GraphRecursionError
 
 from graphs.failures import EmptyAnswer, lacks_key, model_failure
 from graphs.messages import Usage, counts_of
@@ -92,6 +91,8 @@ class Watch(BaseCallbackHandler):
         The origin decides: an error of a tool or a node is an ``agent_error``, whatever its class.
         ``began`` says whether a model call had sent a chunk.
         """
+        if isinstance(error, EmptyAnswer):
+            return "empty"
         chain = []
         while error is not None and error not in chain:
             chain.append(error)
@@ -101,9 +102,4 @@ class Watch(BaseCallbackHandler):
         for raised, call in self._of_models:
             if any(raised is each for each in chain):
                 return model_failure(chain, began(call))
-        match chain:
-            case [EmptyAnswer()]:
-                return "empty"
-            case [GraphRecursionError(), *_]:
-                return "too_many_steps"
         return "no_key" if any(map(lacks_key, chain)) else "agent_error"

@@ -6,8 +6,6 @@ length. Nothing in here knows events or runs.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from itertools import islice
 from typing import Any
 
 from langchain_core.messages import AIMessage, ToolMessage
@@ -70,34 +68,21 @@ class Memory(InMemorySaver):
     def __init__(self, max_threads: int) -> None:
         super().__init__(serde=Serializer())
         self._max_threads = max_threads
-        self._users: OrderedDict[str, int] = OrderedDict()
-        """How many runs use each thread, the thread used longest ago first."""
-        self._settled: set[str] = set()
-        """The threads that nothing has changed since they were settled."""
+        self._idle: dict[str, bool] = {}
+        """Whether each thread that is not in use is settled, the one used longest ago first."""
 
     def knows(self, thread_id: str) -> bool:
         return thread_id in self.storage
 
     def use(self, thread_id: str) -> bool:
-        """Protect a thread from being forgotten, until it is freed as often.
-
-        Returns whether the thread is settled: it is new, or its last user left it so.
-        """
-        settled = thread_id in self._settled or not self.knows(thread_id)
-        self._settled.discard(thread_id)
-        self._users[thread_id] = self._users.get(thread_id, 0) + 1
-        return settled
+        """Protect a thread from being forgotten; return whether it is settled, or new."""
+        return self._idle.pop(thread_id, not self.knows(thread_id))
 
     def free(self, thread_id: str, settled: bool) -> None:
-        """End a use of the thread, and forget idle threads if there are too many."""
-        if settled:
-            self._settled.add(thread_id)
-        self._users[thread_id] -= 1
-        self._users.move_to_end(thread_id)
-        excess = max(0, len(self._users) - self._max_threads)
-        idle = (each for each, users in self._users.items() if not users)
-        for each in [*islice(idle, excess)]:
-            self.delete_thread(each)
+        """End the use of a thread, and forget idle threads if there are too many."""
+        self._idle[thread_id] = settled
+        while self._idle and len(self.storage) > self._max_threads:
+            self.delete_thread(next(iter(self._idle)))
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         # The parent's storage is a defaultdict: reading a thread would create it.
@@ -123,12 +108,10 @@ class Memory(InMemorySaver):
         return saved
 
     def delete_thread(self, thread_id: str) -> None:
+        self._idle.pop(thread_id, None)
         for namespace in [*self.storage.get(thread_id, ())]:
             self._drop(thread_id, namespace)
         self.storage.pop(thread_id, None)
-        self._settled.discard(thread_id)
-        if not self._users.get(thread_id):
-            self._users.pop(thread_id, None)
 
     def _drop(
         self, thread_id: str, namespace: str, keep: str = "", kept: ChannelVersions | None = None

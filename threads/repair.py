@@ -7,27 +7,20 @@ leaves such histories behind. `settle` repairs them. Nothing in here knows event
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from operator import is_not
 from typing import Any, cast
 from uuid import uuid4
 
-from langchain_core.messages import (
-    AIMessage,
-    AnyMessage,
-    ToolMessage,
-    convert_to_messages,
-)
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START
-from langgraph.pregel import Pregel
 from langgraph.types import Overwrite, StateSnapshot
 
+from graphs.load import Graph
 from graphs.messages import CLOSING, ENDED, STATUS, calls_of, pieces_of
-
-Graph = Pregel[Any, Any, Any, Any]
 
 LEFT_OPEN = {
     "interrupted": "The run waits for a person; the tool starts again when the run goes on.",
@@ -155,23 +148,17 @@ def close_calls(
             yield (outputs or {}).get(call["id"]) or _closing(call)
 
 
-def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[ToolMessage]]]:
+def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[AnyMessage]]]:
     """Yield each message; one with tool calls comes with the tool messages after it."""
-    position = 0
-    while position < len(history):
-        message = history[position]
-        position += 1
-        results: list[ToolMessage] = []
-        while calls_of(message) and position < len(history):
-            result = history[position]
-            if not isinstance(result, ToolMessage):
-                break
-            results.append(result)
-            position += 1
+    rest = deque(history)
+    while rest:
+        message, results = rest.popleft(), []
+        while calls_of(message) and rest and isinstance(rest[0], ToolMessage):
+            results.append(rest.popleft())
         yield message, results
 
 
-def _open(message: AnyMessage, results: Sequence[ToolMessage]) -> Iterator[dict[str, Any]]:
+def _open(message: AnyMessage, results: Sequence[Any]) -> Iterator[dict[str, Any]]:
     # Count the results of an id: a model may give two calls of one message the same id.
     answered = Counter(result.tool_call_id for result in results)
     for call in calls_of(message):
