@@ -66,13 +66,10 @@ class Agent:
 
     async def turn(self, asked: Asked) -> Turn:
         """Return the turn that was asked for. Raises Refused if the thread cannot take it."""
-        context = None
-        if asked.context is not None and self.graph.context_schema is not None:
-            try:
-                context = read_context(self.graph.context_schema, asked.context)
-            except ValueError:
-                message = "context does not fit the graph's schema."
-                raise Refused("invalid_request", message) from None
+        try:
+            context = read_context(self.graph, asked.context)
+        except ValueError:
+            raise Refused("invalid_request", "context does not fit the graph's schema.") from None
         if asked.message is None:
             answers = _answers(asked.resume, await self.waiting(asked.thread))
             return Turn(self, asked, context, answers, await self.history(asked.thread))
@@ -228,7 +225,7 @@ class Turn:
         finally:
             if self._memory:
                 self._memory.free(self._asked.thread, settled)
-        return [*self.translator.results((), repaired)]
+        return [*self.translator.settled(repaired)]
 
     async def _repair(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
         if reason == "interrupted":
@@ -247,9 +244,9 @@ class Turn:
 
     def _unsaved(self, known: set[str | None]) -> list[AnyMessage]:
         """Return what the user saw of this turn and the thread does not have."""
+        answers = self.translator.answers(known)
         asked = self.question and self.question.id not in known
-        question: list[AnyMessage] = [self.question] if self.question and asked else []
-        return [*question, *self.translator.answers(known)]
+        return [self.question, *answers] if self.question and asked else answers
 
     def failure(self, error: BaseException | None) -> Failure:
         """Return what to say of the exception that `stream` raised."""
@@ -345,7 +342,7 @@ class Translator:
                 # A subgraph repeats its interrupts for each namespace; the id tells them apart.
                 self._interrupts.update((i.id, messages.jsonable(i.value)) for i in interrupts)
             case {"type": "updates", "ns": ns, "data": updates}:
-                yield from self.results(ns, [*messages.messages_in(updates)])
+                yield from self._results(ns, self._new([*messages.messages_in(updates)]))
             case {"type": "custom", "data": note}:
                 yield StreamEvent("thinking", content=messages.as_text(note))
 
@@ -359,8 +356,8 @@ class Translator:
             yield StreamEvent("interrupt", interrupts=pending)
         if self.interrupted:
             return
-        yield from self.results((), history)
-        answers = [m for m in self._new(history) if isinstance(m, AIMessage)]
+        yield from self.settled(history)
+        answers = [m for m in self._kept(history) if isinstance(m, AIMessage)]
         for message in answers:
             yield from self._message(message, {})
         if not self.shown:
@@ -373,6 +370,14 @@ class Translator:
         """Return the messages that came in this run: a subgraph's update repeats older ones."""
         ids = [message.id for message in written]
         return written[ids.index(self._last) + 1 :] if self._last in ids else written
+
+    def _kept(self, history: Sequence[AnyMessage]) -> Sequence[BaseMessage]:
+        """Return the thread's messages that came in this run."""
+        new = self._new(history)
+        if len(new) < len(history):
+            return new
+        # The graph has dropped the question. What was streamed is surely new.
+        return [m for m in new if isinstance(m, AIMessage) and self._streamed(m)]
 
     def _final(self, answers: Sequence[AIMessage]) -> StreamEvent | None:
         """Return the answer: the last message that the thread keeps, else the last one streamed."""
@@ -387,6 +392,10 @@ class Translator:
             return None
         id_, reason = last.message_id, last.finish_reason
         return StreamEvent("final_answer", content=content, message_id=id_, finish_reason=reason)
+
+    def settled(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
+        """Yield the events of the calls that never started and have a result in the thread."""
+        yield from self._results((), self._kept(history))
 
     def left_open(self, call_id: str, tool: str, status: str) -> StreamEvent:
         """Return the ``tool_result`` of a call that is still open when the run ends."""
@@ -418,9 +427,11 @@ class Translator:
     @property
     def usage(self) -> Usage | None:
         """The tokens of all model calls together."""
-        silent = [each for call, each in self.watch.silent_usage.items() if not self.began(call)]
-        counts = [_total(text.figures) for text in self._texts.values() if text.figures] + silent
-        return _sum(counts) if counts else None
+        calls = [_total(text.figures) for text in self._texts.values() if text.figures]
+        calls += [each for call, each in self.watch.silent_usage.items() if not self.began(call)]
+        return (
+            {name: sum(each[name] for each in calls) for name in messages.USAGE} if calls else None
+        )
 
     # ------------------------------------------------------------------------------- messages
 
@@ -483,13 +494,13 @@ class Translator:
                 about = {"name": call.tool, "tool_call_id": call_id}
                 call.output = ToolMessage(TOOL_FAILED, **about, status="error")
 
-    def results(self, ns: Namespace, written: Sequence[BaseMessage]) -> Iterator[StreamEvent]:
+    def _results(self, ns: Namespace, new: Sequence[BaseMessage]) -> Iterator[StreamEvent]:
         """Yield the events that the calls of these messages still lack.
 
         These are ``tool_call`` and ``tool_result`` if the call never started, as with an unknown
         tool; the result alone if the call is open; none if it is closed.
         """
-        for message in self._new(written):
+        for message in new:
             # A subgraph's messages are emitted again in the update of its parent.
             if message.id is None or message.id not in self._asking:
                 self._asking.add(message.id)
@@ -530,11 +541,6 @@ class Translator:
 
 def _total(figures: Sequence[Usage]) -> Usage:
     """Return a model call's usage: some providers send the sum so far, others differences."""
-    pairs = [*zip(figures, figures[1:], strict=False)]
-    if all(later[name] >= earlier[name] for earlier, later in pairs for name in messages.USAGE):
-        return figures[-1]
-    return _sum(figures)
-
-
-def _sum(figures: Sequence[Usage]) -> Usage:
-    return {name: sum(each[name] for each in figures) for name in messages.USAGE}
+    counts = {name: [each[name] for each in figures] for name in messages.USAGE}
+    only_grow = all(each == sorted(each) for each in counts.values())
+    return {name: each[-1] if only_grow else sum(each) for name, each in counts.items()}

@@ -149,12 +149,15 @@ def _graph_in(runnable: Any) -> Graph | None:
     return next(filter(None, (_graph_in(each) for each in inner if each is not None)), None)
 
 
-def read_context(schema: Any, given: dict[str, Any]) -> Any:
-    """Return the runtime context of a graph with this schema. Raises ValueError if it does not fit.
+def read_context(graph: Graph, given: dict[str, Any] | None) -> Any:
+    """Return the graph's runtime context, None without a schema. Raises ValueError if it is unfit.
 
     The schema is a dataclass, a Pydantic model or a TypedDict, as LangGraph takes them.
     """
+    schema = graph.context_schema
+    if schema is None or given is None:
+        return None
     if is_typeddict(schema):  # Before Python 3.12 Pydantic wants that of typing_extensions.
         hints = get_type_hints(schema, include_extras=True)
-        schema = cast(Any, TypedDict)("Context", hints, total=schema.__total__)
+        schema = cast(Any, TypedDict)("Context", hints, total=cast(Any, schema).__total__)
     return TypeAdapter(schema).validate_python(given)
