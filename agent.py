@@ -180,16 +180,20 @@ class Turn:
         translator = self.translator
         japanese = self.question and JAPANESE.search(str(self.question.text))
         yield StreamEvent("thinking", content="考え中…" if japanese else "Thinking…")
+        given: Any = Command(resume=self._answers) if self._answers else None
         if self.question:
-            await self._prepare()
-        given: Any = {"messages": [self.question]} if self.question else None
+            given = {"messages": [self.question]}
+            if not self._settled:
+                await repair.settle(self.graph, self._config)
+            if self._asked.replaces is not None:
+                await repair.rewind(self.graph, self._config, self._asked.replaces)
         user = {"user_id": self._asked.user} if self._asked.user else {}
         config: RunnableConfig = {
             "configurable": {**self._config["configurable"], **user},
             "callbacks": [translator.watch],
         }
         parts = self.graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
-            Command(resume=self._answers) if self._answers else given,
+            given,
             config,
             context=self._context,
             stream_mode=["messages", "tools", "updates", "custom"],
@@ -206,13 +210,6 @@ class Turn:
         for event in translator.finish([*repair.close_calls(self._history)]):
             yield event
 
-    async def _prepare(self) -> None:
-        """Leave the thread so that it can take the question: settled, and rewound if asked to."""
-        if not self._settled:
-            await repair.settle(self.graph, self._config)
-        if self._asked.replaces is not None:
-            await repair.rewind(self.graph, self._config, self._asked.replaces)
-
     async def settle(self, reason: str, error: StreamEvent | None = None) -> list[StreamEvent]:
         """Leave the thread ready for its next turn, whatever ended this one.
 
@@ -220,14 +217,14 @@ class Turn:
         """
         settled = False
         try:
-            repaired = await self._repair(reason, error)
+            history = await self._settle(reason, error)
             settled = reason != "interrupted"
         finally:
             if self._memory:
                 self._memory.free(self._asked.thread, settled)
-        return [*self.translator.settled(repaired)]
+        return [*self.translator.settled(history)]
 
-    async def _repair(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
+    async def _settle(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
         if reason == "interrupted":
             return []
         outputs = self.translator.outputs
@@ -402,9 +399,8 @@ class Translator:
         message = repair.LEFT_OPEN[status]
         if any(call.wire_id == call_id and call.state == "failed" for call in self._calls):
             status, message = "error", TOOL_FAILED
-        return StreamEvent(
-            "tool_result", tool=tool, tool_call_id=call_id, status=status, message=message
-        )
+        about: Any = {"tool": tool, "tool_call_id": call_id, "status": status, "message": message}
+        return StreamEvent("tool_result", **about)
 
     @property
     def outputs(self) -> dict[str, ToolMessage]:
