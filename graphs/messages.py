@@ -76,15 +76,15 @@ def pieces_of(message: AIMessage) -> Iterator[tuple[str, str]]:
     only those of the providers that name themselves in the message. Reasoning is a block or, from
     OpenAI-compatible servers, an extra field; a refusal is the answer's text.
     """
-    shown: list[tuple[str, Any]] = []
-    if extra := message.additional_kwargs:
-        reasoning = extra.get("reasoning_content") or extra.get("reasoning")
-        shown = [("reasoning", reasoning), ("refusal", extra.get("refusal"))]
-    if isinstance(message.content, str):
-        shown.append(("text", message.content))
-    else:
-        for block in message.content:
-            shown.append(("text" if isinstance(block, str) else block.get("type", ""), block))
+    content, extra = message.content, message.additional_kwargs
+    if isinstance(content, str) and not extra:  # Nearly every chunk: a token's cost.
+        if content:
+            yield "text_delta", content
+        return
+    reasoning = extra.get("reasoning_content") or extra.get("reasoning")
+    shown: list[tuple[str, Any]] = [("reasoning", reasoning), ("refusal", extra.get("refusal"))]
+    for block in [content] if isinstance(content, str) else content:
+        shown.append(("text" if isinstance(block, str) else block.get("type", ""), block))
     for type_, value in shown:
         if type_ in SHOWN and (text := _joined(value)):
             yield SHOWN[type_], text
