@@ -30,6 +30,7 @@ from threads import repair
 from threads.memory import MAY_WRITE, Memory
 
 JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+"""Kana or kanji: then the question is in Japanese, and so is the first event."""
 
 TOOL_FAILED = "The tool failed."
 

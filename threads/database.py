@@ -29,6 +29,8 @@ ANSWER_S = 2.0
 """How long the database may take for one operation, to connect included."""
 
 POOL_SIZE = 10
+"""Connections of one server, as in HikariCP; SQLAlchemy has 5 to 15. Each is lent for one operation
+alone."""
 
 PAUSE_MS = 500
 """How long a transaction may be idle. When a run may no longer write, its lease still lasts a
