@@ -153,16 +153,18 @@ class Turn:
         if asked.message is not None:
             self.question = HumanMessage(asked.message, id=f"{QUESTION}{uuid4()}")
         self.graph = agent.graph
-        self.translator = Translator([self.question] if self.question else history)
+        self.translator = Translator(self.question, history)
         self._memory = agent.memory
         self._asked = asked
         self._context = context
         self._answers = answers
         self._config = repair.config_of(asked.thread)
+        if asked.user:
+            self._config["configurable"]["user_id"] = asked.user
         self._settled = False
         """Whether the thread is known to need no repair before the graph runs."""
-        self._history: list[AnyMessage] = []
-        """The thread's messages after the graph's last step."""
+        self._whole = False
+        """Whether it needs none after the graph has completed."""
 
     def begin(self, may_write: Callable[[], bool]) -> None:
         """Keep the thread in memory until `settle`; a database saves it while ``may_write()``."""
@@ -188,11 +190,7 @@ class Turn:
                 await repair.settle(self.graph, self._config)
             if self._asked.replaces is not None:
                 await repair.rewind(self.graph, self._config, self._asked.replaces)
-        user = {"user_id": self._asked.user} if self._asked.user else {}
-        config: RunnableConfig = {
-            "configurable": {**self._config["configurable"], **user},
-            "callbacks": [translator.watch],
-        }
+        config: RunnableConfig = {**self._config, "callbacks": [translator.watch]}
         parts = self.graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
             given,
             config,
@@ -207,8 +205,10 @@ class Turn:
             async for part in parts:
                 for event in translator.translate(part):
                     yield event
-        self._history = repair.history_of(await self.graph.aget_state(self._config))
-        for event in translator.finish([*repair.close_calls(self._history)]):
+        history = repair.history_of(await self.graph.aget_state(self._config))
+        answered = bool(history) and history[-1].type == "ai"
+        self._whole = answered and not repair.unanswered(history)
+        for event in translator.finish([*repair.close_calls(history)]):
             yield event
 
     async def settle(self, reason: str, error: StreamEvent | None = None) -> list[StreamEvent]:
@@ -226,25 +226,16 @@ class Turn:
         return [*self.translator.settled(history)]
 
     async def _settle(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
-        if reason == "interrupted":
+        if reason == "interrupted" or (reason == "completed" and self._whole):
             return []
         outputs = self.translator.outputs
-        if reason == "completed":
-            last = self._history[-1] if self._history else None
-            if last and last.type == "ai" and not repair.unanswered(self._history):
-                return []
-            # The graph has saved all that it wants to keep.
+        if reason == "completed":  # The graph has saved all that it wants to keep.
             return await repair.settle(self.graph, self._config, outputs=outputs)
         ended: dict[str, Any] = {"reason": reason}
         if error:
             ended["error"] = {"code": error.code, "message": error.message}
-        return await repair.settle(self.graph, self._config, self._unsaved, outputs, ended)
-
-    def _unsaved(self, known: set[str | None]) -> list[AnyMessage]:
-        """Return what the user saw of this turn and the thread does not have."""
-        answers = self.translator.answers(known)
-        asked = self.question and self.question.id not in known
-        return [self.question, *answers] if self.question and asked else answers
+        unsaved = self.translator.unsaved
+        return await repair.settle(self.graph, self._config, unsaved, outputs, ended)
 
     def failure(self, error: BaseException | None) -> Failure:
         """Return what to say of the exception that `stream` raised."""
@@ -306,18 +297,21 @@ class _Call:
 
 
 class Translator:
-    """Turns the parts of one run into events. The run's new messages follow ``before``.
+    """Turns the parts of one run into events.
 
+    The run's messages follow its ``question`` or, if it answers an interrupt, the ``history``.
     It records the deltas of each message and all tool calls, so that the contract's promises hold
     whatever the graph does: no ``tool_result`` without its call, a ``final_answer`` that equals its
     deltas.
     """
 
-    def __init__(self, before: Sequence[AnyMessage]) -> None:
+    def __init__(self, question: HumanMessage | None, history: Sequence[AnyMessage]) -> None:
         self.watch = Watch()
         self.interrupted = False
         self.shown = False
         """Whether the client saw anything: reasoning, a tool call, or text that is not blank."""
+        self._question = question
+        before = [question] if question else history
         self._last = next((m.id for m in reversed(before) if m.id is not None), "")
         self._texts: dict[str, _Text] = {}
         """By model call, or by message id for a message that no model made."""
@@ -325,7 +319,7 @@ class Translator:
         self._asking: set[str | None] = set()
         """The ids of the messages whose tool calls are noted."""
         self._interrupts: dict[str, Any] = {}
-        for call in repair.unanswered(before):  # A resume starts or rejects them.
+        for call in repair.unanswered(history):  # A resume starts or rejects them.
             self._ask((), call)
 
     def translate(self, part: Any) -> Iterator[StreamEvent]:
@@ -408,14 +402,15 @@ class Translator:
         """What finished tools of the root graph returned, by tool call id."""
         return {call.id: call.output for call in self._calls if call.output and not call.ns}
 
-    def answers(self, known: set[str | None]) -> list[AnyMessage]:
-        """Return the streamed texts that have none of the ids, each as an AIMessage."""
-        return [
-            # Half of a surrogate pair cannot be stored.
-            AIMessage(messages.whole(text.content), id=text.message_id)
-            for text in self._texts.values()
-            if text.content.strip() and not text.ids & known
-        ]
+    def unsaved(self, known: set[str | None]) -> list[AnyMessage]:
+        """Return the question and the streamed texts, those that have none of these ids."""
+        question = [self._question] if self._question else []
+        unsaved: list[AnyMessage] = [each for each in question if each.id not in known]
+        for text in self._texts.values():
+            if text.content.strip() and not text.ids & known:
+                # Half of a surrogate pair cannot be stored.
+                unsaved.append(AIMessage(messages.whole(text.content), id=text.message_id))
+        return unsaved
 
     def began(self, model_call: str) -> bool:
         """Whether this model call has sent a chunk."""
