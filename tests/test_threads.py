@@ -412,15 +412,6 @@ async def test_the_memory_keeps_nothing_of_a_thread_that_it_forgets(start: Start
     assert not memory.writes
 
 
-async def test_a_thread_is_settled_once_unless_it_waits_or_could_not_be_settled() -> None:
-    memory = Memory(max_threads=10)
-    assert memory.use("t")
-    memory.free("t", settled=False)
-    assert not memory.use("t")
-    memory.free("t", settled=True)
-    assert memory.use("t")
-
-
 async def test_a_question_that_is_set_aside_is_settled_before_the_next_turn(start: Start) -> None:
     def ask(state: MessagesState) -> dict[str, Any]:
         text = str(state["messages"][-1].text)

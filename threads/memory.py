@@ -80,7 +80,8 @@ class Memory(InMemorySaver):
 
     def free(self, thread_id: str, settled: bool) -> None:
         """End the use of a thread, and forget idle threads if there are too many."""
-        self._idle[thread_id] = settled
+        if self.knows(thread_id):
+            self._idle[thread_id] = settled
         while self._idle and len(self.storage) > self._max_threads:
             self.delete_thread(next(iter(self._idle)))
 
