@@ -68,21 +68,25 @@ class Memory(InMemorySaver):
     def __init__(self, max_threads: int) -> None:
         super().__init__(serde=Serializer())
         self._max_threads = max_threads
+        self._in_use = 0
+        """The number of threads in use."""
         self._idle: dict[str, bool] = {}
-        """Whether each thread that is not in use is settled, the one used longest ago first."""
+        """Whether each other thread is settled, the one used longest ago first."""
 
     def knows(self, thread_id: str) -> bool:
         return thread_id in self.storage
 
     def use(self, thread_id: str) -> bool:
         """Protect a thread from being forgotten; return whether it is settled, or new."""
+        self._in_use += 1
         return self._idle.pop(thread_id, not self.knows(thread_id))
 
     def free(self, thread_id: str, settled: bool) -> None:
         """End the use of a thread, and forget idle threads if there are too many."""
+        self._in_use -= 1
         if self.knows(thread_id):
             self._idle[thread_id] = settled
-        while self._idle and len(self.storage) > self._max_threads:
+        while self._idle and self._in_use + len(self._idle) > self._max_threads:
             self.delete_thread(next(iter(self._idle)))
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
