@@ -279,7 +279,7 @@ class _Call:
 
     ns: Namespace
     id: str
-    """Unique only among the open calls of its namespace, and some models give it twice."""
+    """The model's own: another model, or the same one later, may give it again."""
     tool: str
     input: dict[str, Any]
     wire_id: str
@@ -313,6 +313,7 @@ class Translator:
         self._question = question
         before = [question] if question else history
         self._last = next((m.id for m in reversed(before) if m.id is not None), "")
+        """The id of the message that those of the run follow."""
         self._texts: dict[str, _Text] = {}
         """By model call, or by message id for a message that no model made."""
         self._calls: list[_Call] = []
