@@ -72,8 +72,9 @@ class Agent:
         except ValueError:
             raise Refused("invalid_request", "context does not fit the graph's schema.") from None
         if asked.message is None:
-            answers = _answers(asked.resume, await self.waiting(asked.thread))
-            return Turn(self, asked, context, answers, await self.history(asked.thread))
+            state = await self.state(asked.thread)
+            answers = _answers(asked.resume, self._pending(state))
+            return Turn(self, asked, context, answers, repair.history_of(state))
         if asked.replaces is not None:
             history = await self.history(asked.thread)
             if not any(m.type == "human" and m.id == asked.replaces for m in history):
@@ -92,7 +93,9 @@ class Agent:
 
         At a static breakpoint it waits without an interrupt: the dict is empty.
         """
-        state = await self.state(thread)
+        return self._pending(await self.state(thread))
+
+    def _pending(self, state: StateSnapshot | None) -> dict[str, Any] | None:
         if state is None or not repair.waits(self.graph, state):
             return None
         # A subgraph's interrupt is listed again for its parent; the dict keeps it once.
@@ -100,8 +103,7 @@ class Agent:
 
     async def history(self, thread: str) -> list[AnyMessage]:
         """Return the thread's messages, oldest first; none if nobody knows the thread."""
-        state = await self.state(thread)
-        return repair.history_of(state) if state else []
+        return repair.history_of(await self.state(thread))
 
     async def questions(self, thread: str) -> list[str]:
         """Return the ids of the messages that users sent, oldest first."""

@@ -38,9 +38,10 @@ def config_of(thread: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
 
 
-def history_of(state: StateSnapshot) -> list[AnyMessage]:
+def history_of(state: StateSnapshot | None) -> list[AnyMessage]:
     """Return the thread's messages, oldest first."""
-    return cast(list[AnyMessage], convert_to_messages(state.values.get("messages") or []))
+    saved = state.values.get("messages") if state else None
+    return cast(list[AnyMessage], convert_to_messages(saved or []))
 
 
 def waits(graph: Graph, state: StateSnapshot) -> bool:
