@@ -55,18 +55,9 @@ def messages_in(written: Any) -> Iterator[BaseMessage]:
                 yield from messages_in(each)
 
 
-SHOWN = {
-    "text": "text_delta",
-    "output_text": "text_delta",
-    "refusal": "text_delta",
-    "reasoning": "reasoning_delta",
-    "thinking": "reasoning_delta",
-    "reasoning_content": "reasoning_delta",
-}
-"""The types of content blocks that are shown, and the events that show them."""
-
-TEXT_KEYS = (*SHOWN, "summary", "content")
-"""The keys under which such a block, or a piece of it, has its text."""
+TEXT = ("text", "output_text", "refusal")
+REASONING = ("reasoning", "thinking", "reasoning_content")
+"""The types of content blocks that are shown."""
 
 
 def pieces_of(message: AIMessage) -> Iterator[tuple[str, str]]:
@@ -86,8 +77,8 @@ def pieces_of(message: AIMessage) -> Iterator[tuple[str, str]]:
     for block in [content] if isinstance(content, str) else content:
         shown.append(("text" if isinstance(block, str) else block.get("type", ""), block))
     for type_, value in shown:
-        if type_ in SHOWN and (text := _joined(value)):
-            yield SHOWN[type_], text
+        if type_ in (*TEXT, *REASONING) and (text := _joined(value)):
+            yield "text_delta" if type_ in TEXT else "reasoning_delta", text
 
 
 def _joined(value: Any) -> str:
@@ -98,7 +89,8 @@ def _joined(value: Any) -> str:
         case list():
             return "".join(map(_joined, value))
         case dict():
-            return next(filter(None, (_joined(value.get(key)) for key in TEXT_KEYS)), "")
+            keys = (*REASONING, *TEXT, "summary", "content")
+            return next(filter(None, (_joined(value.get(key)) for key in keys)), "")
     return ""
 
 
