@@ -15,51 +15,22 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import uuid4
 
-from langchain_core.messages import (
-    AIMessage,
-    AnyMessage,
-    BaseMessage,
-    HumanMessage,
-    ToolMessage,
-)
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.types import Command
+from langgraph.types import Command, StateSnapshot
 
 from events import Asked, Refused, StreamEvent
-from graphs.failures import FAILURES, Failure
-from graphs.load import as_graph, read_context
-from graphs.messages import (
-    USAGE,
-    Usage,
-    as_text,
-    calls_of,
-    counts_of,
-    finish_reason,
-    input_of,
-    jsonable,
-    messages_in,
-    pieces_of,
-    result_of,
-    text_of,
-    tool_message_in,
-    whole,
-)
-from graphs.watch import HIDDEN, MODEL_CALL, EmptyAnswer, Watch
+from graphs import messages
+from graphs.failures import FAILURES, EmptyAnswer, Failure
+from graphs.load import Graph, as_graph, read_context
+from graphs.messages import Usage
+from graphs.watch import HIDDEN, MODEL_CALL, Watch
+from threads import repair
 from threads.memory import MAY_WRITE, Memory
-from threads.repair import (
-    LEFT_OPEN,
-    Graph,
-    close_calls,
-    config_of,
-    history_of,
-    rewind,
-    settle,
-    unanswered,
-    waits,
-)
 
 JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+"""Kana or kanji: then the question is in Japanese, and so is the first event."""
 
 TOOL_FAILED = "The tool failed."
 
@@ -80,13 +51,12 @@ class Agent:
         self.name = name
         self.model = model
         self.graph: Graph = as_graph(runnable)
-        self.remembers = isinstance(self.graph.checkpointer, BaseCheckpointSaver)
-        """Whether the graph brought its own checkpointer."""
+        self._has_own_checkpointer = isinstance(self.graph.checkpointer, BaseCheckpointSaver)
         self.keep_threads_in(Memory(max_threads=1000))
 
     def keep_threads_in(self, saver: BaseCheckpointSaver[Any]) -> None:
         """Use this checkpointer, unless the graph brought its own."""
-        if not self.remembers:
+        if not self._has_own_checkpointer:
             self.graph = self.graph.copy({"checkpointer": saver})
 
     @property
@@ -97,41 +67,43 @@ class Agent:
 
     async def turn(self, asked: Asked) -> Turn:
         """Return the turn that was asked for. Raises Refused if the thread cannot take it."""
-        context = self._context(asked.context)
-        answers = None
+        try:
+            context = read_context(self.graph, asked.context)
+        except ValueError:
+            raise Refused("invalid_request", "context does not fit the graph's schema.") from None
         if asked.message is None:
-            answers = _answers(asked.resume, await self.waiting(asked.thread))
-        elif asked.replaces is not None:
+            state = await self.state(asked.thread)
+            answers = _answers(asked.resume, self._pending(state))
+            return Turn(self, asked, context, answers, repair.history_of(state))
+        if asked.replaces is not None:
             history = await self.history(asked.thread)
             if not any(m.type == "human" and m.id == asked.replaces for m in history):
                 raise Refused("unknown_message")
-        return Turn(self, asked, answers, context)
+        return Turn(self, asked, context)
 
-    def _context(self, given: dict[str, Any] | None) -> Any:
-        if given is None or self.graph.context_schema is None:
+    async def state(self, thread: str) -> StateSnapshot | None:
+        """Return the thread's newest state, None if nobody knows the thread."""
+        if self.memory and not self.memory.knows(thread):
             return None
-        try:
-            return read_context(self.graph.context_schema, given)
-        except ValueError:
-            raise Refused("invalid_request", "context does not fit the graph's schema.") from None
+        state = await self.graph.aget_state(repair.config_of(thread))
+        return state if state.created_at else None
 
     async def waiting(self, thread: str) -> dict[str, Any] | None:
         """Return the thread's pending interrupts by id, None if the thread is not interrupted.
 
         At a static breakpoint it waits without an interrupt: the dict is empty.
         """
-        if self.memory and not self.memory.knows(thread):
+        return self._pending(await self.state(thread))
+
+    def _pending(self, state: StateSnapshot | None) -> dict[str, Any] | None:
+        if state is None or not repair.waits(self.graph, state):
             return None
-        state = await self.graph.aget_state(config_of(thread))
         # A subgraph's interrupt is listed again for its parent; the dict keeps it once.
-        pending = {each.id: jsonable(each.value) for each in state.interrupts}
-        return pending if waits(self.graph, state) else None
+        return {each.id: messages.jsonable(each.value) for each in state.interrupts}
 
     async def history(self, thread: str) -> list[AnyMessage]:
         """Return the thread's messages, oldest first; none if nobody knows the thread."""
-        if self.memory and not self.memory.knows(thread):
-            return []
-        return history_of(await self.graph.aget_state(config_of(thread)))
+        return repair.history_of(await self.state(thread))
 
     async def questions(self, thread: str) -> list[str]:
         """Return the ids of the messages that users sent, oldest first."""
@@ -140,10 +112,10 @@ class Agent:
 
     async def check(self) -> None:
         """Raise Unavailable if the threads' database is away."""
-        await self.history("")
+        await self.state("")
 
     async def knows(self, thread: str) -> bool:
-        return (await self.graph.aget_state(config_of(thread))).created_at is not None
+        return await self.state(thread) is not None
 
     async def forget(self, thread: str) -> None:
         """Forget the thread, its checkpoints included."""
@@ -166,31 +138,41 @@ def _answers(resume: Any, pending: dict[str, Any] | None) -> dict[str, Any]:
 class Turn:
     """One pass of the graph over a thread, as events.
 
-    ``answers`` has the answer to each pending interrupt, by its id. It is empty at a static
-    breakpoint, and None if the turn begins with a message.
+    ``context`` is the graph's runtime context. A turn that resumes the thread has ``answers``, the
+    answer to each pending interrupt by its id (none at a static breakpoint), and the thread's
+    ``history``.
     """
 
     def __init__(
-        self, agent: Agent, asked: Asked, answers: dict[str, Any] | None = None, context: Any = None
+        self,
+        agent: Agent,
+        asked: Asked,
+        context: Any = None,
+        answers: dict[str, Any] | None = None,
+        history: Sequence[AnyMessage] = (),
     ) -> None:
         self.question = None
         if asked.message is not None:
             self.question = HumanMessage(asked.message, id=f"{QUESTION}{uuid4()}")
         self.graph = agent.graph
-        self.translator = Translator(Watch())
-        self._agent = agent
+        self.translator = Translator(self.question, history)
+        self._memory = agent.memory
         self._asked = asked
-        self._answers = answers
         self._context = context
-        self._config = config_of(asked.thread)
-        self._history: list[AnyMessage] = []
-        """The thread's messages after the graph's last step."""
+        self._answers = answers
+        self._config = repair.config_of(asked.thread)
+        if asked.user:
+            self._config["configurable"]["user_id"] = asked.user
+        self._settled = False
+        """Whether the thread is known to need no repair before the graph runs."""
+        self._whole = False
+        """Whether it needs none after the graph has completed."""
 
     def begin(self, may_write: Callable[[], bool]) -> None:
         """Keep the thread in memory until `settle`; a database saves it while ``may_write()``."""
         self._config["configurable"][MAY_WRITE] = may_write
-        if self._agent.memory:
-            self._agent.memory.use(self._asked.thread)
+        if self._memory:
+            self._settled = self._memory.use(self._asked.thread)
 
     async def stream(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of the graph's run as they happen, to its end or its next interrupt.
@@ -203,84 +185,59 @@ class Turn:
         translator = self.translator
         japanese = self.question and JAPANESE.search(str(self.question.text))
         yield StreamEvent("thinking", content="考え中…" if japanese else "Thinking…")
-        translator.remember(await self._before())
-        given: Any = {"messages": [self.question]} if self.question else None
+        given: Any = Command(resume=self._answers) if self._answers else None
+        if self.question:
+            given = {"messages": [self.question]}
+            if not self._settled:
+                await repair.settle(self.graph, self._config)
+            if self._asked.replaces is not None:
+                await repair.rewind(self.graph, self._config, self._asked.replaces)
+        config: RunnableConfig = {**self._config, "callbacks": [translator.watch]}
         parts = self.graph.astream(  # type: ignore[call-overload]  # its types lack "tools"
-            Command(resume=self._answers) if self._answers else given,
-            self._run_config(),
+            given,
+            config,
             context=self._context,
             stream_mode=["messages", "tools", "updates", "custom"],
             subgraphs=True,
             version="v2",
             # Memory is lost with the process, so one checkpoint at the end is enough.
-            durability="exit" if self._agent.memory else "async",
+            durability="exit" if self._memory else "async",
         )
         async with aclosing(parts):
             async for part in parts:
                 for event in translator.translate(part):
                     yield event
-        self._history = history_of(await self.graph.aget_state(self._config))
-        history = [] if translator.interrupted else [*close_calls(self._history)]
-        for event in translator.finish(history):
+        history = repair.history_of(await self.graph.aget_state(self._config))
+        answered = bool(history) and history[-1].type == "ai"
+        self._whole = answered and not repair.unanswered(history)
+        for event in translator.finish([*repair.close_calls(history)]):
             yield event
-        if not translator.interrupted and not translator.shown:
-            raise EmptyAnswer
-
-    def _run_config(self) -> RunnableConfig:
-        user = {"user_id": self._asked.user} if self._asked.user else {}
-        return {
-            "configurable": {**self._config["configurable"], **user},
-            "callbacks": [self.translator.watch],
-        }
-
-    async def _before(self) -> list[AnyMessage]:
-        """Settle the thread, rewind it if the request says so, and return its messages."""
-        thread = self._asked.thread
-        if self.question is None:
-            return await self._agent.history(thread)
-        if self._agent.memory and not self._agent.memory.knows(thread):
-            return []
-        history = await settle(self.graph, self._config)
-        if self._asked.replaces is not None:
-            history = await rewind(self.graph, self._config, history, self._asked.replaces)
-        return history
 
     async def settle(self, reason: str, error: StreamEvent | None = None) -> list[StreamEvent]:
         """Leave the thread ready for its next turn, whatever ended this one.
 
         Returns the events of the tool calls that were asked for and never started.
         """
+        settled = False
         try:
-            repaired = await self._settled(reason, error)
+            history = await self._settle(reason, error)
+            settled = reason != "interrupted"
         finally:
-            if self._agent.memory:
-                self._agent.memory.free(self._asked.thread)
-        return [
-            event
-            for message in repaired
-            if isinstance(message, ToolMessage)
-            for event in self.translator.tool_message((), message)
-        ]
+            if self._memory:
+                self._memory.free(self._asked.thread, settled)
+        return [*self.translator.settled(history)]
 
-    async def _settled(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
-        if reason == "interrupted":
+    async def _settle(self, reason: str, error: StreamEvent | None) -> list[AnyMessage]:
+        if reason == "interrupted" or (reason == "completed" and self._whole):
             return []
-        if reason == "completed":
-            last = self._history[-1] if self._history else None
-            if last and last.type == "ai" and not unanswered(self._history):
-                return []
-            # The graph has saved all that it wants to keep.
-            return await settle(self.graph, self._config, outputs=self.translator.outputs)
+        outputs = self.translator.outputs
+        if reason == "completed":  # The graph has saved all that it wants to keep.
+            return await repair.settle(self.graph, self._config, outputs=outputs)
         ended: dict[str, Any] = {"reason": reason}
         if error:
             ended["error"] = {"code": error.code, "message": error.message}
-        return await settle(self.graph, self._config, self._unsaved, self.translator.outputs, ended)
-
-    def _unsaved(self, known: set[str | None]) -> list[AnyMessage]:
-        """Return what the user saw of this turn and the thread does not have."""
-        asked = self.question and self.question.id not in known
-        question: list[AnyMessage] = [self.question] if self.question and asked else []
-        return [*question, *self.translator.answers(known)]
+        unsaved = self.translator.unsaved
+        return await repair.settle(self.graph, self._config, unsaved, outputs, ended)
 
     def failure(self, error: BaseException | None) -> Failure:
         """Return what to say of the exception that `stream` raised."""
@@ -306,6 +263,8 @@ class _Text:
     """All ids of the message: some providers change the id after the first chunk."""
     deltas: list[str] = field(default_factory=list)
     finish_reason: str | None = None
+    figures: list[Usage] = field(default_factory=list)
+    """The token counts that the model call sent."""
 
     @property
     def content(self) -> str:
@@ -314,52 +273,56 @@ class _Text:
 
 @dataclass
 class _Call:
-    """A tool call: asked for by an AI message, then open while its tool runs, then closed."""
+    """A tool call.
 
+    It is ``asked`` for by an AI message, ``open`` while its tool runs, ``failed`` once that raised
+    (the graph may retry it, or handle the error), and ``closed`` with its result.
+    """
+
+    ns: Namespace
+    id: str
+    """The model's own: another model, or the same one later, may give it again."""
     tool: str
     input: dict[str, Any]
     wire_id: str
+    """The id that clients see: no two open calls have the same."""
     state: str = "asked"
+    output: ToolMessage | None = None
+    """What the tool returned."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("open", "failed")
+
+    def event(self, type_: str, **fields: Any) -> StreamEvent:
+        return StreamEvent(type_, tool=self.tool, tool_call_id=self.wire_id, **fields)
 
 
 class Translator:
     """Turns the parts of one run into events.
 
+    The run's messages follow its ``question`` or, if it answers an interrupt, the ``history``.
     It records the deltas of each message and all tool calls, so that the contract's promises hold
     whatever the graph does: no ``tool_result`` without its call, a ``final_answer`` that equals its
     deltas.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(self, question: HumanMessage | None, history: Sequence[AnyMessage]) -> None:
+        self.watch = Watch()
         self.interrupted = False
         self.shown = False
         """Whether the client saw anything: reasoning, a tool call, or text that is not blank."""
-        self.outputs: dict[str, ToolMessage] = {}
-        """What finished tools of the root graph returned, by tool call id."""
-        self._usage: dict[str, list[Usage]] = {}
-        """The figures that each model call sent."""
+        self._question = question
+        before = [question] if question else history
+        self._last = next((m.id for m in reversed(before) if m.id is not None), "")
+        """The id of the message that those of the run follow."""
         self._texts: dict[str, _Text] = {}
         """By model call, or by message id for a message that no model made."""
-        self._calls: dict[tuple[Namespace, str], list[_Call]] = {}
-        self._open: dict[str, _Call] = {}
-        """By the id that the call has on the wire."""
-        self._failed: set[str] = set()
-        """The calls whose tool raised, by the same id."""
+        self._calls: list[_Call] = []
         self._asking: set[str | None] = set()
         """The ids of the messages whose tool calls are noted."""
         self._interrupts: dict[str, Any] = {}
-        self._known: set[str | None] = set()
-        """The ids of the messages that the thread had before the run."""
-        self._nameless = 0
-        """How many of those had no id."""
-
-    def remember(self, history: Sequence[AnyMessage]) -> None:
-        """Note what the thread has: its messages, and the open calls that a resume starts."""
-        self._known = {message.id for message in history}
-        self._nameless = sum(message.id is None for message in history)
-        self._asking = {message.id for message in history}
-        for call in unanswered(history):
+        for call in repair.unanswered(history):  # A resume starts or rejects them.
             self._ask((), call)
 
     def translate(self, part: Any) -> Iterator[StreamEvent]:
@@ -367,48 +330,49 @@ class Translator:
         match part:
             case {"type": "messages", "data": (AIMessage() as message, metadata)}:
                 yield from self._message(message, metadata)
-            case {"type": "messages", "ns": ns, "data": (ToolMessage() as message, _)}:
-                yield from self.tool_message(ns, message)
             case {"type": "tools", "ns": ns, "data": {"tool_call_id": call_id} as call}:
                 yield from self._tool(ns, call_id, call)
             case {"type": "updates", "data": {"__interrupt__": interrupts}}:
                 self.interrupted = True
                 # A subgraph repeats its interrupts for each namespace; the id tells them apart.
-                self._interrupts.update((i.id, jsonable(i.value)) for i in interrupts)
+                self._interrupts.update((i.id, messages.jsonable(i.value)) for i in interrupts)
             case {"type": "updates", "ns": ns, "data": updates}:
-                for written in messages_in(updates):
-                    self._ask_for(ns, written)
-                    if isinstance(written, ToolMessage):
-                        yield from self.tool_message(ns, written)
+                yield from self._results(ns, self._new([*messages.messages_in(updates)]))
             case {"type": "custom", "data": note}:
-                yield StreamEvent("thinking", content=as_text(note))
+                yield StreamEvent("thinking", content=messages.as_text(note))
 
     def finish(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
-        """Yield what only the end can give: interrupts, messages that were not streamed, the
-        answer."""
+        """Yield what only the end can give: interrupts, messages not yet streamed, the answer.
+
+        ``history`` has the thread's messages. Raises EmptyAnswer if there is nothing to show.
+        """
         if self._interrupts:
             pending = [{"id": id_, "value": value} for id_, value in self._interrupts.items()]
             yield StreamEvent("interrupt", interrupts=pending)
         if self.interrupted:
             return
-        new = [*self._new(history)]
-        for message in new:
-            if isinstance(message, ToolMessage):
-                yield from self.tool_message((), message)
-            elif isinstance(message, AIMessage):
-                yield from self._message(message, {})
+        yield from self.settled(history)
+        answers = [m for m in self._kept(history) if isinstance(m, AIMessage)]
+        for message in answers:
+            yield from self._message(message, {})
+        if not self.shown:
+            raise EmptyAnswer
         silent = self.watch.silent
-        answers = [m for m in new if isinstance(m, AIMessage) and m.id not in silent]
-        if final := self._final(answers):
+        if final := self._final([m for m in answers if m.id not in silent]):
             yield final
 
-    def _new(self, history: Sequence[AnyMessage]) -> Iterator[AnyMessage]:
-        """Yield the messages that came in this run; those without an id are counted off."""
-        nameless = 0
-        for message in history:
-            nameless += message.id is None
-            if message.id not in self._known or (message.id is None and nameless > self._nameless):
-                yield message
+    def _new(self, written: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+        """Return the messages that came in this run: a subgraph's update repeats older ones."""
+        ids = [message.id for message in written]
+        return written[ids.index(self._last) + 1 :] if self._last in ids else written
+
+    def _kept(self, history: Sequence[AnyMessage]) -> Sequence[BaseMessage]:
+        """Return the thread's messages that came in this run."""
+        new = self._new(history)
+        if len(new) < len(history):
+            return new
+        # The graph has dropped the question. What was streamed is surely new.
+        return [m for m in new if isinstance(m, AIMessage) and self._streamed(m)]
 
     def _final(self, answers: Sequence[AIMessage]) -> StreamEvent | None:
         """Return the answer: the last message that the thread keeps, else the last one streamed."""
@@ -416,36 +380,40 @@ class Translator:
         content = last.content if last else ""
         for message in reversed(answers):
             # A middleware may have changed the message after it was streamed.
-            if (text := self._streamed(message)) and (kept := text_of(message)):
+            if (text := self._streamed(message)) and (kept := messages.text_of(message)):
                 last, content = text, kept
                 break
-        if last is None or not self.shown:
+        if last is None:
             return None
-        return StreamEvent(
-            "final_answer",
-            content=content,
-            message_id=last.message_id,
-            finish_reason=last.finish_reason,
-        )
+        id_, reason = last.message_id, last.finish_reason
+        return StreamEvent("final_answer", content=content, message_id=id_, finish_reason=reason)
+
+    def settled(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
+        """Yield the events of the calls that never started and have a result in the thread."""
+        yield from self._results((), self._kept(history))
 
     def left_open(self, call_id: str, tool: str, status: str) -> StreamEvent:
         """Return the ``tool_result`` of a call that is still open when the run ends."""
-        message = LEFT_OPEN[status]
-        if call_id in self._failed:
+        message = repair.LEFT_OPEN[status]
+        if any(call.wire_id == call_id and call.state == "failed" for call in self._calls):
             status, message = "error", TOOL_FAILED
-        return StreamEvent(
-            "tool_result", tool=tool, tool_call_id=call_id, status=status, message=message
-        )
+        about: Any = {"tool": tool, "tool_call_id": call_id, "status": status, "message": message}
+        return StreamEvent("tool_result", **about)
 
-    def answers(self, known: set[str | None]) -> list[AnyMessage]:
-        """Return the streamed texts that have none of the ids, each as an AIMessage."""
-        known = known | self._known | self.watch.silent
-        return [
-            # Half of a surrogate pair cannot be stored.
-            AIMessage(whole(text.content), id=text.message_id)
-            for text in self._texts.values()
-            if text.content.strip() and not text.ids & known
-        ]
+    @property
+    def outputs(self) -> dict[str, ToolMessage]:
+        """What finished tools of the root graph returned, by tool call id."""
+        return {call.id: call.output for call in self._calls if call.output and not call.ns}
+
+    def unsaved(self, known: set[str | None]) -> list[AnyMessage]:
+        """Return the question and the streamed texts, those that have none of these ids."""
+        question = [self._question] if self._question else []
+        unsaved: list[AnyMessage] = [each for each in question if each.id not in known]
+        for text in self._texts.values():
+            if text.content.strip() and not text.ids & known:
+                # Half of a surrogate pair cannot be stored.
+                unsaved.append(AIMessage(messages.whole(text.content), id=text.message_id))
+        return unsaved
 
     def began(self, model_call: str) -> bool:
         """Whether this model call has sent a chunk."""
@@ -454,138 +422,120 @@ class Translator:
     @property
     def usage(self) -> Usage | None:
         """The tokens of all model calls together."""
-        counts = [*map(_total, self._usage.values()), *self.watch.unstreamed_usage(self._usage)]
-        return _sum(counts) if counts else None
+        calls = [_total(text.figures) for text in self._texts.values() if text.figures]
+        calls += [each for call, each in self.watch.silent_usage.items() if not self.began(call)]
+        return (
+            {name: sum(each[name] for each in calls) for name in messages.USAGE} if calls else None
+        )
 
     # ------------------------------------------------------------------------------- messages
 
     def _message(self, message: AIMessage, metadata: Mapping[str, Any]) -> Iterator[StreamEvent]:
         """Yield the deltas of a model's chunk, or of a whole message."""
-        key = metadata.get(MODEL_CALL) or message.id or str(uuid4())
-        if message.usage_metadata and MODEL_CALL in metadata:
-            self._usage.setdefault(key, []).append(counts_of(message.usage_metadata))
-        task = metadata.get("langgraph_checkpoint_ns", "")
-        if MODEL_CALL not in metadata:
+        model_call, task = metadata.get(MODEL_CALL), metadata.get("langgraph_checkpoint_ns", "")
+        if model_call is None:
             if message.id in self.watch.silent:
                 self.shown = True  # The client finds it in the thread.
                 return
-            if self._repeats(message, task):
+            if repeated := self._streamed(message, task):
+                repeated.ids.add(message.id)
                 return
+        key = model_call or message.id or str(uuid4())
         text = self._texts.get(key)
         if text is None:
             text = self._texts[key] = _Text(message.id or key, task)
         text.ids.add(message.id)
+        if message.usage_metadata and model_call:
+            text.figures.append(messages.counts_of(message.usage_metadata))
         if metadata.get(HIDDEN):
             return
         if message.response_metadata:
-            text.finish_reason = finish_reason(message.response_metadata) or text.finish_reason
-        for type_, content in pieces_of(message):
+            text.finish_reason = (
+                messages.finish_reason(message.response_metadata) or text.finish_reason
+            )
+        for type_, content in messages.pieces_of(message):
             if type_ == "text_delta":
                 text.deltas.append(content)
             self.shown = self.shown or type_ != "text_delta" or not content.isspace()
             yield StreamEvent(type_, content=content, message_id=text.message_id)
 
-    def _repeats(self, message: AIMessage, task: str) -> bool:
-        """Whether this message was streamed: under its id, or as the same text in the same task."""
-        found = self._streamed(message)
-        if found is None and (content := text_of(message)):
-            texts = reversed(self._texts.values())
-            found = next((t for t in texts if t.task == task and t.content == content), None)
-        if found:
-            found.ids.add(message.id)
-        return found is not None
-
-    def _streamed(self, message: AIMessage) -> _Text | None:
-        texts = self._texts.values()
-        return next((t for t in texts if message.id is not None and message.id in t.ids), None)
+    def _streamed(self, message: AIMessage, task: str = "") -> _Text | None:
+        """Find what was streamed of a message: under its id, or the same text in the same task."""
+        content = messages.text_of(message)
+        for text in reversed(self._texts.values()):
+            same = content and text.task == task and text.content == content
+            if same or (message.id is not None and message.id in text.ids):
+                return text
+        return None
 
     # ----------------------------------------------------------------------------- tool calls
 
     def _tool(self, ns: Namespace, call_id: str, part: Mapping[str, Any]) -> Iterator[StreamEvent]:
-        call = self._find(ns, call_id, "open")
+        call = self._find(ns, call_id, "open", "failed")
         match part["event"]:
+            case "tool-started" if call and call.state == "failed":
+                call.state = "open"  # A retry: its `tool_call` is sent already.
             case "tool-started":
-                if call and call.wire_id in self._failed:
-                    self._failed.remove(call.wire_id)  # A retry: its `tool_call` is sent already.
-                    return
-                tool, given = part["tool_name"], input_of(part.get("input"))
-                call = self._find(ns, call_id, "asked") or self._ask(
-                    ns, {"id": call_id, "name": tool, "args": given}
-                )
-                call.tool, call.input = tool, given
+                call = self._find(ns, call_id, "asked") or self._ask(ns, {"id": call_id})
+                call.tool, call.input = part["tool_name"], messages.input_of(part.get("input"))
                 yield self._opened(call)
             case "tool-output-delta" if call:
-                content = as_text(part["delta"])
-                yield StreamEvent(
-                    "tool_progress", tool=call.tool, tool_call_id=call.wire_id, content=content
-                )
+                yield call.event("tool_progress", content=messages.as_text(part["delta"]))
             case "tool-finished" if call:
-                yield self._finished(ns, call_id, call, part["output"])
+                yield self._closed(call, part["output"])
             case "tool-error" if call:
                 # No result yet: if the graph handles the error, its tool message is the result.
-                self._failed.add(call.wire_id)
-                if not ns:
-                    self.outputs[call_id] = ToolMessage(
-                        TOOL_FAILED, name=call.tool, tool_call_id=call_id, status="error"
-                    )
+                call.state = "failed"
+                about = {"name": call.tool, "tool_call_id": call_id}
+                call.output = ToolMessage(TOOL_FAILED, **about, status="error")
 
-    def tool_message(self, ns: Namespace, message: ToolMessage) -> Iterator[StreamEvent]:
-        """Yield the events that the message's call still lacks.
+    def _results(self, ns: Namespace, new: Sequence[BaseMessage]) -> Iterator[StreamEvent]:
+        """Yield the events that the calls of these messages still lack.
 
         These are ``tool_call`` and ``tool_result`` if the call never started, as with an unknown
         tool; the result alone if the call is open; none if it is closed.
         """
-        if message.id is not None and message.id in self._known:
-            return
-        call_id = message.tool_call_id
-        if call := self._find(ns, call_id, "asked"):
-            yield self._opened(call)
-        if call := call or self._find(ns, call_id, "open"):
-            yield self._finished(ns, call_id, call, message)
+        for message in new:
+            # A subgraph's messages are emitted again in the update of its parent.
+            if message.id is None or message.id not in self._asking:
+                self._asking.add(message.id)
+                for each in messages.calls_of(message):
+                    self._ask(ns, each)
+            if isinstance(message, ToolMessage):
+                call = self._find(ns, message.tool_call_id, "asked", "open", "failed")
+                if call and call.state == "asked":
+                    yield self._opened(call)
+                if call:
+                    yield self._closed(call, message)
 
-    def _ask_for(self, ns: Namespace, message: BaseMessage) -> None:
-        """Note the calls that a message asks for."""
-        # A subgraph's messages are emitted again in the update of its parent.
-        if message.id is None or message.id not in self._asking:
-            self._asking.add(message.id)
-            for call in calls_of(message):
-                self._ask(ns, call)
+    def _ask(self, ns: Namespace, asked: Mapping[str, Any]) -> _Call:
+        given = messages.input_of(asked.get("args"))
+        id_ = asked["id"]
+        call = _Call(ns, id_, asked.get("name") or "", given, wire_id=id_ or str(uuid4()))
+        self._calls.append(call)
+        return call
 
-    def _ask(self, ns: Namespace, call: Mapping[str, Any]) -> _Call:
-        asked = _Call(call["name"] or "", input_of(call["args"]), call["id"] or str(uuid4()))
-        self._calls.setdefault((ns, call["id"]), []).append(asked)
-        return asked
-
-    def _find(self, ns: Namespace, call_id: str, state: str) -> _Call | None:
-        return next((c for c in self._calls.get((ns, call_id), ()) if c.state == state), None)
+    def _find(self, ns: Namespace, call_id: str, *states: str) -> _Call | None:
+        """Find the first call with this id in one of the states, tried in their order."""
+        calls = [each for each in self._calls if each.id == call_id and each.ns == ns]
+        return next((each for state in states for each in calls if each.state == state), None)
 
     def _opened(self, call: _Call) -> StreamEvent:
-        if call.wire_id in self._open:
+        if any(each.wire_id == call.wire_id for each in self._calls if each.is_open):
             call.wire_id = str(uuid4())
-        self._open[call.wire_id] = call
         call.state = "open"
         self.shown = True
-        return StreamEvent("tool_call", tool=call.tool, tool_call_id=call.wire_id, input=call.input)
+        return call.event("tool_call", input=call.input)
 
-    def _finished(self, ns: Namespace, call_id: str, call: _Call, output: Any) -> StreamEvent:
-        message = tool_message_in(call_id, output)
-        if message and not ns:
-            self.outputs[call_id] = message
-        return self._closed(call, **result_of(output if message is None else message))
-
-    def _closed(self, call: _Call, **result: Any) -> StreamEvent:
-        self._open.pop(call.wire_id, None)
+    def _closed(self, call: _Call, output: Any) -> StreamEvent:
+        found = (each for each in messages.messages_in(output) if isinstance(each, ToolMessage))
+        call.output = next((each for each in found if each.tool_call_id == call.id), None)
         call.state = "closed"
-        return StreamEvent("tool_result", tool=call.tool, tool_call_id=call.wire_id, **result)
+        return call.event("tool_result", **messages.result_of(call.output or output))
 
 
 def _total(figures: Sequence[Usage]) -> Usage:
     """Return a model call's usage: some providers send the sum so far, others differences."""
-    pairs = [*zip(figures, figures[1:], strict=False)]
-    if all(later[name] >= earlier[name] for earlier, later in pairs for name in USAGE):
-        return figures[-1]
-    return _sum(figures)
-
-
-def _sum(figures: Sequence[Usage]) -> Usage:
-    return {name: sum(each[name] for each in figures) for name in USAGE}
+    counts = {name: [each[name] for each in figures] for name in messages.USAGE}
+    only_grow = all(each == sorted(each) for each in counts.values())
+    return {name: each[-1] if only_grow else sum(each) for name, each in counts.items()}

@@ -33,7 +33,7 @@ from dialects import ag_ui, ai_sdk
 from edge import requests
 from edge.requests import SETTINGS, USER, send_json
 from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
-from events import Refused, Unavailable, encode_comment, encode_retry
+from events import HEARTBEAT, RETRY, Refused, Unavailable
 from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import AnyRun, MemoryStore, Registry, Store
@@ -53,8 +53,6 @@ WRITE_EVERY_S = 1 / 60
 BURST_S = 20 * WRITE_EVERY_S
 """A token bucket for each reader: twenty writes at once, then one for each frame of a screen. What
 a fast model makes in between goes out in one write (write coalescing)."""
-
-HEARTBEAT = encode_comment("heartbeat")
 
 logger = logging.getLogger("chat")
 
@@ -257,7 +255,7 @@ async def follow(
         writer = await response.prepare(request)
         assert isinstance(writer, StreamWriter)
         hold_little(request.transport)
-        block, due = encode_retry(), 0.0
+        block, due = RETRY, 0.0
         for log in [each.log for each in turn]:
             while True:
                 frames, after = log.read(after, WRITE_BYTES)

@@ -16,8 +16,14 @@ from urllib.parse import quote
 ENDED_S = 60.0
 """How long one wait for the end of a log lasts before it is repeated: any time will do."""
 
-RETRY_MS = 2000
-"""How long a native EventSource waits before it connects again."""
+RETRY = b"retry: 2000\n\n"
+"""The block that makes a native EventSource wait so many ms before it connects again."""
+
+HEARTBEAT = b": heartbeat\n\n"
+"""A comment: a client's parser skips it.
+
+Source: WHATWG HTML, "Parsing an event stream".
+"""
 
 
 @dataclass(frozen=True)
@@ -136,23 +142,6 @@ def encode_event(event: StreamEvent, event_id: int) -> bytes:
     frame = f"event: {event.type}\ndata: {{{','.join(fields)}}}\nid: {event_id}\n\n"
     # Half of a surrogate pair has no UTF-8; its JSON escape joins the other half in the client.
     return frame.encode("utf-8", "backslashreplace")
-
-
-def encode_comment(text: str) -> bytes:
-    """Return a comment of one line, which a client's parser skips: a heartbeat is one.
-
-    Raises ValueError if ``text`` has a line end, which would begin a field.
-
-    Source: WHATWG HTML, "Parsing an event stream".
-    """
-    if "\r" in text or "\n" in text:
-        raise ValueError("a comment is one line")
-    return f": {text}\n\n".encode("utf-8", "backslashreplace")
-
-
-def encode_retry() -> bytes:
-    """Return the block that makes a client wait `RETRY_MS` before it reconnects."""
-    return f"retry: {RETRY_MS}\n\n".encode()
 
 
 class LogFull(Exception):

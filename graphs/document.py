@@ -31,14 +31,9 @@ def document(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
                 found = {"role": "user", "id": message.id, "content": str(message.text)}
             case AIMessage():
                 found = _assistant(message)
-            case ToolMessage(tool_call_id=call_id):
-                tool = tools.get(call_id) or message.name or ""
-                found = {
-                    "role": "tool",
-                    "tool": tool,
-                    "tool_call_id": call_id,
-                    **result_of(message),
-                }
+            case ToolMessage(tool_call_id=id_):
+                tool = tools.get(id_) or message.name or ""
+                found = {"role": "tool", "tool": tool, "tool_call_id": id_, **result_of(message)}
             case _:
                 continue
         shown.append({key: value for key, value in found.items() if value is not None})
@@ -46,20 +41,19 @@ def document(history: Sequence[AnyMessage]) -> list[dict[str, Any]]:
 
 
 def _assistant(message: AIMessage) -> dict[str, Any]:
-    pieces = [*pieces_of(message)]
     metadata, usage = message.response_metadata, message.usage_metadata
-    ended = metadata.get(ENDED) or {}
     calls = [
         {"tool_call_id": call["id"], "tool": call["name"], "input": input_of(call["args"])}
         for call in calls_of(message)
     ]
+    reasoning = [text for type_, text in pieces_of(message) if type_ == "reasoning_delta"]
     return {
         "role": "assistant",
         "id": message.id,
         "content": "" if metadata.get(CLOSING) else text_of(message),
         "tool_calls": calls or None,
-        "reasoning": "".join(text for type_, text in pieces if type_ == "reasoning_delta") or None,
+        "reasoning": "".join(reasoning) or None,
         "usage": counts_of(usage) if usage else None,
-        "ended": ended.get("reason"),
-        "error": ended.get("error"),
+        "ended": metadata.get(ENDED, {}).get("reason"),
+        "error": metadata.get(ENDED, {}).get("error"),
     }

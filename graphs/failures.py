@@ -1,8 +1,7 @@
 """What a run's failure means, and what is said of it.
 
-Texts of exceptions are read here to find the kind of a failure; they
-are never sent, since providers put keys and addresses there. The kind is found by the class of
-the exception, then by its HTTP status, then by words in its text.
+Texts of exceptions are read here to find the kind of a failure; they are never sent, since
+providers put keys and addresses there.
 """
 
 from __future__ import annotations
@@ -13,6 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from langchain_core import exceptions as langchain
+
+
+class EmptyAnswer(Exception):
+    """The graph ended with nothing to show."""
 
 
 class Failure(NamedTuple):
@@ -28,7 +31,6 @@ FAILURES = {
     "too_large": Failure("too_large", False, "The answer reached its size limit."),
     "shutdown": Failure("shutdown", True, "The server is shutting down. Try again in a moment."),
     "agent_error": Failure("agent_error", False, "The agent failed."),
-    "too_many_steps": Failure("agent_error", False, "The agent took more steps than it may."),
     "no_key": Failure("model_auth", False, "The model has no API key. Set it and start again."),
     "model_auth": Failure("model_auth", False, "The model's provider rejected the key."),
     "model_rate_limit": Failure(
@@ -72,16 +74,10 @@ STATUSES = {
 WORDS = [
     (r"context.?(length|window)|maximum context|(prompt|input) is too long", "model_context"),
     (r"insufficient.(quota|balance)|credit balance", "quota"),
-    (r"rate.?limit|resource.?exhausted", "model_rate_limit"),
-    (r"model.?not.?found", "model_not_found"),
-    (r"authentication|(invalid|incorrect).api.key|permission.?(denied|error)", "model_auth"),
-    (r"overloaded|server.?error|unavailable", "model_error"),
-    (r"bad.?request|invalid.?request", "refused"),
+    (r"rate.?limit", "model_rate_limit"),
 ]
-"""What providers write into an error, its code and type included, in the order to look for it."""
-
-MORE_THAN_A_STATUS = {"model_context", "quota"}
-"""The kinds that only the words of an error show; its class and status are too general."""
+"""What providers write into an error, its code and type included. These words say more than its
+class and its status, and an error in the middle of a stream has no status."""
 
 TRANSPORTS = {"httpx", "httpx2", "httpcore", "aiohttp"}
 """The packages whose own exceptions say that a connection failed."""
@@ -93,16 +89,16 @@ def model_failure(chain: Sequence[BaseException], began: bool) -> str:
     ``began`` is whether a chunk had come: then a lost connection means that the answer broke off.
     """
     error = chain[0]
-    words = _kind_by_words(error)
-    kind = next((kind for class_, kind in CLASSES if isinstance(error, class_)), None)
-    if kind is None and (status := _status(error)):
+    text, status = f"{error} {getattr(error, 'body', '')}", _status(error)
+    kind = next((kind for pattern, kind in WORDS if re.search(pattern, text, re.I)), None)
+    kind = kind or next((kind for class_, kind in CLASSES if isinstance(error, class_)), None)
+    if kind is None and status:
         kind = STATUSES.get(status, "model_error" if status >= 500 else "refused")
     if kind is None and any(map(_is_transport, chain)):
         kind = "model_unreachable"
-    if words in MORE_THAN_A_STATUS and kind in (None, "refused", "model_rate_limit"):
-        return words
-    kind = kind or words or ("no_key" if lacks_key(error) else "model_error")
-    return "broke_off" if kind == "model_unreachable" and began else kind
+    if kind == "model_unreachable" and began:
+        return "broke_off"
+    return kind or ("no_key" if lacks_key(error) else "model_error")
 
 
 def lacks_key(error: BaseException) -> bool:
@@ -112,16 +108,9 @@ def lacks_key(error: BaseException) -> bool:
     return bool(missing and re.search(r"api.?key", text, re.I))
 
 
-def _kind_by_words(error: BaseException) -> str | None:
-    text = f"{error} {getattr(error, 'body', '')}"
-    return next((kind for pattern, kind in WORDS if re.search(pattern, text, re.I)), None)
-
-
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status that an exception carries, itself, on its response or in its body."""
-    body = getattr(error, "body", None)
-    places = [error, getattr(error, "response", None), *([body] if isinstance(body, dict) else [])]
-    for place in places:
+    for place in (error, getattr(error, "response", None), getattr(error, "body", None)):
         for name in ("status_code", "status", "code"):
             found = place.get(name) if isinstance(place, dict) else getattr(place, name, None)
             if str(found).isdecimal() and 400 <= int(str(found)) < 600:

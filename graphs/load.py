@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_type_hints, is_typeddict
+from typing import Any, cast, get_type_hints, is_typeddict
 
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -22,7 +22,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
-from pydantic import TypeAdapter, create_model
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from graphs.messages import as_text
 
@@ -40,49 +41,30 @@ def find(spec: str) -> Any:
 
     Raises AgentError.
     """
-    wants = f"AGENT wants module:attribute, got {spec!r}"
     name, _, attribute = spec.partition(":")
     if not name or not attribute:
-        raise AgentError(wants)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    if name.partition(".")[0] in _hidden():
-        raise _taken(spec)
+        raise AgentError(f"AGENT wants module:attribute, got {spec!r}")
+    sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(name)
+        return attrgetter(attribute)(importlib.import_module(name))
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise AgentError(f"{wants}: {error}") from error
-        if isinstance(error, ImportError | AttributeError) and _hidden():
-            raise _taken(spec) from error
         raise _failed(spec, error) from error
-    try:
-        return attrgetter(attribute)(module)
-    except AttributeError as error:
-        raise AgentError(f"{wants}: {error}") from error
+
+
+def _failed(spec: str, error: BaseException) -> AgentError:
+    line = f"AGENT wants module:attribute; {spec!r} cannot be loaded: "
+    line += f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, ImportError | AttributeError) and (names := _hidden()):
+        line += f"; the server has modules of its own named {', '.join(names)}: rename yours"
+    return AgentError(line)
 
 
 def _hidden() -> list[str]:
     """Return the modules of the working directory that the server's own ones hide."""
     here = {path.stem for path in Path.cwd().iterdir() if path.is_dir() or path.suffix == ".py"}
-    own = (name for name in here if Path(_file_of(name)).is_relative_to(HERE))
+    files = {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in here}
+    own = [name for name, file in files.items() if Path(file).is_relative_to(HERE)]
     return [] if Path.cwd() == HERE else sorted(own)
-
-
-def _taken(spec: str) -> AgentError:
-    return AgentError(
-        f"AGENT {spec!r} cannot be loaded: these modules of yours have the same name as the "
-        f"server's: {', '.join(_hidden())}; rename them"
-    )
-
-
-def _file_of(module: str) -> str:
-    return getattr(sys.modules.get(module), "__file__", None) or ""
-
-
-def _failed(spec: str, error: BaseException) -> AgentError:
-    reason = " ".join(str(error).split())
-    return AgentError(f"AGENT {spec!r} cannot be loaded: {type(error).__name__}: {reason}")
 
 
 async def make(found: Any, spec: str) -> Runnable[Any, Any]:
@@ -111,9 +93,10 @@ async def _unfit(found: Any) -> str:
         return f"it is a {type(found).__name__}"
     if not isinstance(found, CompiledStateGraph):
         return ""
-    if "messages" not in _input_fields(found):
+    channel = found.channels.get("messages")
+    if channel is None or "messages" not in get_type_hints(found.builder.input_schema):
         return "the graph's input has no 'messages', a list of chat messages"
-    if isinstance(found.channels["messages"], LastValue):
+    if isinstance(channel, LastValue):
         return "the graph's 'messages' need a reducer, such as add_messages"
     if isinstance(found.checkpointer, BaseCheckpointSaver):
         try:
@@ -123,10 +106,6 @@ async def _unfit(found: Any) -> str:
         except NotImplementedError:
             return "its checkpointer has no async methods; leave it out and set DATABASE_URL"
     return ""
-
-
-def _input_fields(graph: CompiledStateGraph[Any, Any, Any, Any]) -> set[str]:
-    return set(get_type_hints(graph.builder.input_schema)) & set(graph.channels)
 
 
 def as_graph(runnable: Runnable[Any, Any]) -> Graph:
@@ -151,23 +130,6 @@ def as_graph(runnable: Runnable[Any, Any]) -> Graph:
     return graph.compile(store=getattr(_graph_in(runnable), "store", None))
 
 
-def read_context(schema: Any, given: dict[str, Any]) -> Any:
-    """Return the runtime context of a graph with this schema. Raises ValueError if it does not fit.
-
-    The schema is a dataclass, a Pydantic model or a TypedDict, as LangGraph takes them.
-    """
-    if is_typeddict(schema):
-        # Before Python 3.12 Pydantic refuses typing.TypedDict: a model of its fields checks it.
-        needed = schema.__required_keys__
-        fields: Any = {
-            name: (hint, ... if name in needed else None)
-            for name, hint in get_type_hints(schema).items()
-        }
-        create_model("Context", **fields).model_validate(given)
-        return given
-    return TypeAdapter(schema).validate_python(given)
-
-
 def _answer(output: Any) -> Any:
     match output:
         case None:
@@ -185,3 +147,17 @@ def _graph_in(runnable: Any) -> Graph | None:
         return runnable
     inner = [getattr(runnable, "bound", None), *getattr(runnable, "steps", ())]
     return next(filter(None, (_graph_in(each) for each in inner if each is not None)), None)
+
+
+def read_context(graph: Graph, given: dict[str, Any] | None) -> Any:
+    """Return the graph's runtime context, None without a schema. Raises ValueError if it is unfit.
+
+    The schema is a dataclass, a Pydantic model or a TypedDict, as LangGraph takes them.
+    """
+    schema = graph.context_schema
+    if schema is None or given is None:
+        return None
+    if is_typeddict(schema):  # Before Python 3.12 Pydantic wants that of typing_extensions.
+        hints = get_type_hints(schema, include_extras=True)
+        schema = cast(Any, TypedDict)("Context", hints, total=cast(Any, schema).__total__)
+    return TypeAdapter(schema).validate_python(given)

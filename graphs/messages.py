@@ -22,7 +22,6 @@ Usage = dict[str, int]
 STATUS = "closed_as"
 """The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
 
-
 ENDED = "turn_ended"
 """The key in an AI message's response_metadata that says why its turn did not complete."""
 
@@ -42,58 +41,55 @@ def calls_of(message: BaseMessage) -> list[dict[str, Any]]:
     return [dict(call) for call in (*message.tool_calls, *message.invalid_tool_calls)]
 
 
-def messages_in(update: Any) -> Iterator[BaseMessage]:
-    """Yield the messages in what nodes wrote, whatever the state's key is."""
-    match update:
+def messages_in(written: Any) -> Iterator[BaseMessage]:
+    """Yield the messages in what a node or a tool returned, whatever the state's key is."""
+    match written:
         case BaseMessage():
-            yield update
+            yield written
+        case Command():
+            yield from messages_in(written.update)
         case dict():
-            for value in update.values():
-                yield from messages_in(value)
+            yield from messages_in([*written.values()])
         case list() | tuple():
-            for value in update:
-                yield from messages_in(value)
+            for each in written:
+                yield from messages_in(each)
+
+
+TEXT = ("text", "output_text", "refusal")
+REASONING = ("reasoning", "thinking", "reasoning_content")
+"""The types of content blocks that are shown."""
 
 
 def pieces_of(message: AIMessage) -> Iterator[tuple[str, str]]:
     """Yield what a message or chunk shows, as pairs of event type and text.
 
-    Content is a string, or blocks that differ by provider. Reasoning is a block or, from
+    Content is a string, or blocks that differ by provider: `content_blocks` of LangChain knows
+    only those of the providers that name themselves in the message. Reasoning is a block or, from
     OpenAI-compatible servers, an extra field; a refusal is the answer's text.
     """
-    extra = message.additional_kwargs
-    if extra:
-        if reasoning := _joined(extra.get("reasoning_content") or extra.get("reasoning")):
-            yield "reasoning_delta", reasoning
-        if refusal := _joined(extra.get("refusal")):
-            yield "text_delta", refusal
-    if isinstance(message.content, str):
-        if message.content:
-            yield "text_delta", message.content
+    content, extra = message.content, message.additional_kwargs
+    if isinstance(content, str) and not extra:  # Nearly every chunk: a token's cost.
+        if content:
+            yield "text_delta", content
         return
-    for block in message.content:
-        match block:
-            case str(text) | {"type": "text" | "output_text", "text": str(text)}:
-                type_ = "text_delta"
-            case {"type": "refusal", "refusal": str(text)}:
-                type_ = "text_delta"
-            case {"type": "reasoning" | "thinking" | "reasoning_content"}:
-                type_, text = "reasoning_delta", _joined(block)
-            case _:
-                continue
-        if text:
-            yield type_, text
+    reasoning = extra.get("reasoning_content") or extra.get("reasoning")
+    shown: list[tuple[str, Any]] = [("reasoning", reasoning), ("refusal", extra.get("refusal"))]
+    for block in [content] if isinstance(content, str) else content:
+        shown.append(("text" if isinstance(block, str) else block.get("type", ""), block))
+    for type_, value in shown:
+        if type_ in (*TEXT, *REASONING) and (text := _joined(value)):
+            yield "text_delta" if type_ in TEXT else "reasoning_delta", text
 
 
 def _joined(value: Any) -> str:
-    """Return the text in a provider's reasoning: a string, a list of pieces, or an object."""
+    """Return the text in a provider's block: a string, a list of pieces, or an object."""
     match value:
         case str():
             return value
         case list():
             return "".join(map(_joined, value))
         case dict():
-            keys = ("reasoning", "thinking", "reasoning_content", "text", "summary", "content")
+            keys = (*REASONING, *TEXT, "summary", "content")
             return next(filter(None, (_joined(value.get(key)) for key in keys)), "")
     return ""
 
@@ -121,17 +117,6 @@ def finish_reason(metadata: Mapping[str, Any]) -> str | None:
     return "length" if reason.lower() in LENGTH else reason
 
 
-def tool_message_in(call_id: str, output: Any) -> ToolMessage | None:
-    """Find the tool message in what a tool returned: itself, or in a Command's update."""
-    match output:
-        case ToolMessage():
-            return output
-        case Command(update={"messages": [*items]}) | [*items]:
-            found = (tool_message_in(call_id, item) for item in items)
-            return next((each for each in found if each and each.tool_call_id == call_id), None)
-    return None
-
-
 def result_of(output: Any) -> dict[str, Any]:
     """Return status and result of a tool's output, status and message of a failed one.
 
@@ -142,25 +127,22 @@ def result_of(output: Any) -> dict[str, Any]:
             status = output.additional_kwargs.get(STATUS, "error")
             return {"status": status, "message": str(output.text)}
         output = str(output.text) if isinstance(output.content, str) else output.content
-    shown = jsonable(parsed(output))
-    if not isinstance(shown, dict):
-        shown = {"content": as_text(output)}
-    return {"status": "ok", "result": shown}
+    return {"status": "ok", "result": _as_object(output, "content")}
 
 
 def input_of(given: Any) -> dict[str, Any]:
     """Return a call's arguments as an object; others become ``{"arguments": text}``."""
-    if given is None or given == "":
-        return {}
-    shown = jsonable(parsed(given))
-    return shown if isinstance(shown, dict) else {"arguments": as_text(given).strip()}
+    given = given.strip() if isinstance(given, str) else given
+    return {} if given is None or given == "" else _as_object(given, "arguments")
 
 
-def parsed(value: Any) -> Any:
-    """Return the JSON in a text; any other text and value as it is."""
+def _as_object(value: Any, name: str) -> dict[str, Any]:
+    """Return the object that a value or its JSON is; any other value under this name, as text."""
+    shown = value
     with suppress(ValueError, RecursionError):
-        return json.loads(value) if isinstance(value, str) else value
-    return value
+        shown = json.loads(value) if isinstance(value, str) else value
+    shown = jsonable(shown)
+    return shown if isinstance(shown, dict) else {name: as_text(value)}
 
 
 def whole(text: str) -> str:

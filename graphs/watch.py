@@ -5,16 +5,15 @@ Nothing in here knows threads or events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langgraph.errors import GraphRecursionError
 
-from graphs.failures import lacks_key, model_failure
+from graphs.failures import EmptyAnswer, lacks_key, model_failure
 from graphs.messages import Usage, counts_of
 
 HIDDEN = "hidden"
@@ -23,11 +22,10 @@ HIDDEN = "hidden"
 MODEL_CALL = "model_call"
 """The metadata key that names the model call which a message or chunk belongs to."""
 
+SILENT = {"nostream", "langsmith:nostream"}
+"""The tags of models that are not to be streamed. LangGraph streams those with the second."""
 
-class EmptyAnswer(Exception):
-    """The graph ended with nothing to show."""
-
-
+# The id of the parent run would not do: a ToolNode gives its tools the node's own config.
 _inside_tool: ContextVar[bool] = ContextVar("inside_tool", default=False)
 
 
@@ -42,64 +40,59 @@ class Watch(BaseCallbackHandler):
 
     def __init__(self) -> None:
         self.silent: set[str | None] = set()
-        """The ids of messages that the graph marks as not to be streamed."""
+        """The ids of the messages that are not to be streamed."""
+        self.silent_usage: dict[str, Usage] = {}
+        """The token counts of their model calls."""
         self._silent_calls: set[UUID] = set()
-        self._counts: dict[str, Usage] = {}
+        self._tokens: dict[UUID, Token[bool]] = {}
         self._of_models: list[tuple[BaseException, str]] = []
         """What model calls raised, with the model call."""
         self._of_tools: list[BaseException] = []
-        self._tokens: dict[UUID, Token[bool]] = {}
 
-    def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
-        if _inside_tool.get() and kwargs.get("metadata") is not None:
-            kwargs["metadata"][HIDDEN] = True
-
-    def on_chat_model_start(
-        self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any
-    ) -> None:
-        tags = kwargs.get("tags") or ()
-        silent = "nostream" in tags or "langsmith:nostream" in tags
-        if silent:
-            self._silent_calls.add(run_id)
-        if (metadata := kwargs.get("metadata")) is not None:
-            metadata[MODEL_CALL] = str(run_id)
-            if silent or _inside_tool.get():
-                metadata[HIDDEN] = True
-
-    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        for generations in response.generations:
-            for message in [g.message for g in generations if hasattr(g, "message")]:
-                if run_id in self._silent_calls:
-                    self.silent.add(message.id or "")
-                if usage := getattr(message, "usage_metadata", None):
-                    self._counts[str(run_id)] = counts_of(usage)
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._of_models.append((error, str(run_id)))
-
-    def on_tool_start(
-        self, serialized: Any, input_str: str, *, run_id: UUID, **kwargs: Any
-    ) -> None:
+    def on_tool_start(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
         self._tokens[run_id] = _inside_tool.set(True)
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_end(self, *args: Any, run_id: UUID, **kwargs: Any) -> None:
         # `reset` fails in another context than the tool started in; nothing is changed there.
         with suppress(KeyError, ValueError):
             _inside_tool.reset(self._tokens.pop(run_id))
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._of_tools.append(error)
-        self.on_tool_end(None, run_id=run_id)
+        self.on_tool_end(run_id=run_id)
 
-    def unstreamed_usage(self, streamed: Container[str]) -> list[Usage]:
-        """Return the counts of the model calls that were not streamed."""
-        return [counts for call, counts in self._counts.items() if call not in streamed]
+    def on_chain_start(self, *args: Any, metadata: Any = None, **kwargs: Any) -> None:
+        if metadata and _inside_tool.get():
+            metadata[HIDDEN] = True
+
+    def on_chat_model_start(
+        self, *args: Any, run_id: UUID, tags: Any = None, metadata: Any = None, **kwargs: Any
+    ) -> None:
+        silent = not SILENT.isdisjoint(tags or ())
+        if silent:
+            self._silent_calls.add(run_id)
+        if metadata:
+            metadata[MODEL_CALL] = str(run_id)
+            metadata[HIDDEN] = silent or _inside_tool.get()
+
+    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        if run_id in self._silent_calls:
+            message = response.generations[0][0].message
+            self.silent.add(message.id)
+            if message.usage_metadata:
+                self.silent_usage[str(run_id)] = counts_of(message.usage_metadata)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._of_models.append((error, str(run_id)))
 
     def kind_of(self, error: BaseException | None, began: Callable[[str], bool]) -> str:
         """Return the key of `FAILURES` for what the graph raised.
 
         The origin decides: an error of a tool or a node is an ``agent_error``, whatever its class.
+        ``began`` says whether a model call had sent a chunk.
         """
+        if isinstance(error, EmptyAnswer):
+            return "empty"
         chain = []
         while error is not None and error not in chain:
             chain.append(error)
@@ -109,9 +102,4 @@ class Watch(BaseCallbackHandler):
         for raised, call in self._of_models:
             if any(raised is each for each in chain):
                 return model_failure(chain, began(call))
-        match chain:
-            case [EmptyAnswer()]:
-                return "empty"
-            case [GraphRecursionError(), *_]:
-                return "too_many_steps"
         return "no_key" if any(map(lacks_key, chain)) else "agent_error"

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+)
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import ToolException, tool
 from langgraph.checkpoint.base import CheckpointTuple
@@ -399,6 +405,32 @@ async def test_a_message_that_no_model_made_is_answer_text(start: Start, message
     # Not once more in the next turn, whose history has it too.
     again = await server.run("go", thread_id="t")
     assert text_of(again) == "plain" or isinstance(message, AIMessage)
+
+
+async def test_a_graph_that_drops_the_question_repeats_nothing_of_earlier_turns(
+    start: Start,
+) -> None:
+    model = ScriptedModel(script=[call("nope", "{}", "c1"), ["First."]])
+
+    def moderate(state: MessagesState) -> dict[str, Any]:
+        last = state["messages"][-1]
+        if last.text != "bad":
+            return {}
+        return {"messages": [RemoveMessage(id=last.id or ""), AIMessage("I cannot say.")]}
+
+    outer = StateGraph(MessagesState)
+    outer.add_node("moderate", moderate)
+    outer.add_node("inner", loop_graph(model, [add]))
+    outer.add_edge(START, "moderate")
+    outer.add_conditional_edges(
+        "moderate", lambda state: END if state["messages"][-1].type == "ai" else "inner"
+    )
+    server = await start(Agent(outer.compile(), "x"))
+    first = await server.run("good", thread_id="t")
+    assert kinds(first)[2:] == ["tool_call", "tool_result", "text_delta", "final_answer", "done"]
+    second = await server.run("bad", thread_id="t")
+    assert kinds(second)[2:] == ["text_delta", "final_answer", "done"]
+    assert second[-2]["content"] == "I cannot say."
 
 
 async def test_a_command_update_of_a_node_is_told(start: Start) -> None:

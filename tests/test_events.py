@@ -13,14 +13,7 @@ from pathlib import Path
 import pytest
 
 import events
-from events import (
-    EventLog,
-    LogFull,
-    StreamEvent,
-    encode_comment,
-    encode_event,
-    encode_retry,
-)
+from events import HEARTBEAT, RETRY, EventLog, LogFull, StreamEvent, encode_event
 
 FRAMES = [
     (StreamEvent("done"), 1, b'event: done\ndata: {"type":"done"}\nid: 1\n\n'),
@@ -77,15 +70,9 @@ def test_nan_is_refused() -> None:
         encode_event(StreamEvent("tool_call", input={"x": math.nan}), 1)
 
 
-def test_a_comment_is_one_line_without_an_id() -> None:
-    assert encode_comment("heartbeat") == b": heartbeat\n\n"
-    for text in ("a\nb", "a\rb"):
-        with pytest.raises(ValueError, match="one line"):
-            encode_comment(text)
-
-
-def test_the_retry_block_stands_alone() -> None:
-    assert encode_retry() == b"retry: 2000\n\n"
+def test_the_heartbeat_is_a_comment_without_an_id_and_the_retry_block_stands_alone() -> None:
+    assert HEARTBEAT == b": heartbeat\n\n"
+    assert RETRY == b"retry: 2000\n\n"
 
 
 async def test_ids_count_from_one_without_a_gap() -> None:

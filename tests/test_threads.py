@@ -412,6 +412,18 @@ async def test_the_memory_keeps_nothing_of_a_thread_that_it_forgets(start: Start
     assert not memory.writes
 
 
+async def test_a_question_that_is_set_aside_is_settled_before_the_next_turn(start: Start) -> None:
+    def ask(state: MessagesState) -> dict[str, Any]:
+        text = str(state["messages"][-1].text)
+        return {"messages": [AIMessage(interrupt("?") if text == "ask" else f"To {text}")]}
+
+    server = await start(Agent(only(ask).compile(), "x"))
+    for text, reason in (("a", "completed"), ("ask", "interrupted"), ("b", "completed")):
+        assert (await server.run(text, thread_id="t"))[-1]["reason"] == reason
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["a", "To a", "ask", "", "b", "To b"]
+
+
 async def test_a_question_that_is_answered_in_the_middle_of_a_wrapped_graph(start: Start) -> None:
     asking = only(lambda state: {"messages": [AIMessage(f"Got {interrupt('May I?')}.")]})
     for wrapped in (asking.compile().with_retry(stop_after_attempt=1), asking.compile() | passing):

@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     BaseCheckpointSaver,
-    ChannelVersions,
     Checkpoint,
-    CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
 )
+from langgraph.checkpoint.memory import InMemorySaver
 
 from events import Unavailable
 from threads.memory import MAY_WRITE, Serializer
@@ -30,6 +29,8 @@ ANSWER_S = 2.0
 """How long the database may take for one operation, to connect included."""
 
 POOL_SIZE = 10
+"""Connections of one server, as in HikariCP; SQLAlchemy has 5 to 15. Each is lent for one operation
+alone."""
 
 PAUSE_MS = 500
 """How long a transaction may be idle. When a run may no longer write, its lease still lasts a
@@ -39,6 +40,7 @@ T = TypeVar("T")
 AnySaver = BaseCheckpointSaver[Any]
 MayWrite = Callable[[], bool]
 Lend = Callable[[MayWrite | None], AbstractAsyncContextManager[Any]]
+Prune = Callable[[Any, str, str], Awaitable[None]]
 
 
 def open_database(url: str) -> AbstractAsyncContextManager[AnySaver]:
@@ -67,7 +69,7 @@ async def _open_sqlite(url: str) -> AsyncIterator[AnySaver]:
     async with aiosqlite.connect(path) as connection:
         saver = AsyncSqliteSaver(connection, serde=Serializer())
         await saver.setup()
-        yield Saver(saver, lend, _prune_sqlite, (sqlite3.OperationalError,))
+        yield Saver(lend, _prune_sqlite, (sqlite3.OperationalError,))
 
 
 async def _prune_sqlite(saver: Any, thread_id: str, first: str) -> None:
@@ -100,13 +102,12 @@ async def _open_postgres(url: str) -> AsyncIterator[AnySaver]:
 
     @asynccontextmanager
     async def lend(may_write: MayWrite | None) -> AsyncIterator[AnySaver]:
-        async with pool.connection() as connection:
-            saver = AsyncPostgresSaver(connection, serde=Serializer())
-            if may_write is None:
-                yield saver
-                return
-            async with connection.transaction():
-                yield saver
+        # A saver of its own for each operation: those of one saver take turns.
+        async with pool.connection() as connection, AsyncExitStack() as transaction:
+            if may_write:
+                await transaction.enter_async_context(connection.transaction())
+            yield AsyncPostgresSaver(connection, serde=Serializer())
+            if may_write:
                 # If this server is paused after its check, PostgreSQL drops the transaction.
                 # The limit is set after the saver's pipeline: within one it has no effect.
                 pause = f"SET LOCAL idle_in_transaction_session_timeout = {PAUSE_MS}"
@@ -137,40 +138,28 @@ async def _open_postgres(url: str) -> AsyncIterator[AnySaver]:
     await pool.open()
     away = OperationalError, InterfaceError, IdleInTransactionSessionTimeout
     try:
-        yield Saver(AsyncPostgresSaver(pool), lend, _prune_postgres, away)
+        yield Saver(lend, lambda saver, thread_id, first: saver.aprune([thread_id]), away)
     finally:
         await pool.close(timeout=ANSWER_S)
-
-
-async def _prune_postgres(saver: Any, thread_id: str, first: str) -> None:
-    with suppress(NotImplementedError):  # A delta channel's value is spread over old checkpoints.
-        await saver.aprune([thread_id], strategy="keep_latest")
 
 
 class Saver(BaseCheckpointSaver[Any]):
     """LangGraph's saver of a database, guarded.
 
-    ``lend`` gives a saver for one operation. For a write it gets the function that says whether
-    the run may still write, and raises Unavailable if not. ``failures`` are the exceptions that
-    mean that the database is away.
+    ``lend`` gives a saver for one operation. For a write of a run it gets the function that says
+    whether the run may still write, and raises Unavailable if not. ``prune`` drops the checkpoints
+    of earlier turns. ``away`` are the exceptions that mean that the database is away.
     """
 
-    def __init__(
-        self,
-        saver: AnySaver,
-        lend: Lend,
-        prune: Callable[[Any, str, str], Awaitable[None]],
-        failures: tuple[type[Exception], ...],
-    ) -> None:
+    def __init__(self, lend: Lend, prune: Prune, away: tuple[type[Exception], ...]) -> None:
         super().__init__(serde=Serializer())
-        self._saver = saver
         self._lend = lend
         self._prune = prune
-        self._failures = failures
+        self._away = away
         self._loop = asyncio.get_running_loop()
 
     async def _use(
-        self, action: Callable[[AnySaver], Awaitable[T]], may_write: MayWrite | None = None
+        self, action: Callable[[Any], Awaitable[T]], may_write: MayWrite | None = None
     ) -> T:
         async def act() -> T:
             async with self._lend(may_write) as saver:
@@ -183,7 +172,7 @@ class Saver(BaseCheckpointSaver[Any]):
             if not acting.done():
                 raise Unavailable
             return acting.result()
-        except self._failures as error:
+        except self._away as error:
             raise Unavailable from error
         finally:
             acting.cancel()
@@ -193,39 +182,28 @@ class Saver(BaseCheckpointSaver[Any]):
         return await self._use(lambda saver: saver.aget_tuple(config))
 
     async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
+        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: Any, new_versions: Any
     ) -> RunnableConfig:
         # LangGraph keeps short values as PostgreSQL's JSON, which has no NUL.
         values = checkpoint["channel_values"]
         texts = {k: v.replace("\0", "\ufffd") for k, v in values.items() if isinstance(v, str)}
         checkpoint = {**checkpoint, "channel_values": {**values, **texts}}
-        saved = await self._use(
-            lambda saver: saver.aput(config, checkpoint, metadata, new_versions),
-            _permission(config),
-        )
         configurable = config["configurable"]
+        saved: RunnableConfig = await self._use(
+            lambda saver: saver.aput(config, checkpoint, metadata, new_versions),
+            configurable.get(MAY_WRITE),
+        )
         if metadata.get("source") == "input" and not configurable.get("checkpoint_ns"):
             # A new turn needs no more of the turns before than their newest checkpoint.
-            thread_id, first = configurable["thread_id"], checkpoint["id"]
-            with suppress(Unavailable):
+            # A delta channel's value is spread over old checkpoints: PostgreSQL's saver refuses.
+            with suppress(Unavailable, NotImplementedError):
+                thread_id, first = configurable["thread_id"], checkpoint["id"]
                 await self._use(lambda saver: self._prune(saver, thread_id, first))
         return saved
 
-    async def aput_writes(
-        self,
-        config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
-        task_id: str,
-        task_path: str = "",
-    ) -> None:
-        await self._use(
-            lambda saver: saver.aput_writes(config, writes, task_id, task_path),
-            _permission(config),
-        )
+    async def aput_writes(self, config: RunnableConfig, *written: Any) -> None:
+        may_write = config["configurable"].get(MAY_WRITE)
+        await self._use(lambda saver: saver.aput_writes(config, *written), may_write)
 
     async def adelete_thread(self, thread_id: str) -> None:
         await self._use(lambda saver: saver.adelete_thread(thread_id))
@@ -237,8 +215,8 @@ class Saver(BaseCheckpointSaver[Any]):
             lambda saver: saver.aget_delta_channel_history(config=config, channels=channels)
         )
 
-    def get_next_version(self, current: Any, channel: None) -> Any:
-        return self._saver.get_next_version(current, channel)
+    # The same in all of LangGraph's savers.
+    get_next_version: Any = InMemorySaver.get_next_version
 
     # A node that is no coroutine runs in a worker thread, and so does a subgraph that it calls.
 
@@ -251,12 +229,5 @@ class Saver(BaseCheckpointSaver[Any]):
     def put(self, config: RunnableConfig, *arguments: Any) -> RunnableConfig:
         return self._wait(self.aput(config, *arguments))
 
-    def put_writes(
-        self, config: RunnableConfig, writes: Any, task_id: str, task_path: str = ""
-    ) -> None:
-        self._wait(self.aput_writes(config, writes, task_id, task_path))
-
-
-def _permission(config: RunnableConfig) -> MayWrite:
-    permission: MayWrite = config["configurable"].get(MAY_WRITE, lambda: True)
-    return permission
+    def put_writes(self, config: RunnableConfig, *written: Any) -> None:
+        self._wait(self.aput_writes(config, *written))

@@ -6,8 +6,6 @@ length. Nothing in here knows events or runs.
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from itertools import islice
 from typing import Any
 
 from langchain_core.messages import AIMessage, ToolMessage
@@ -70,26 +68,26 @@ class Memory(InMemorySaver):
     def __init__(self, max_threads: int) -> None:
         super().__init__(serde=Serializer())
         self._max_threads = max_threads
-        self._users: OrderedDict[str, int] = OrderedDict()
-        """How many runs use each thread, the thread used longest ago first."""
-        self._paused: defaultdict[str, set[str]] = defaultdict(set)
-        """The subgraphs of each thread that saved a checkpoint since the thread itself did."""
+        self._in_use = 0
+        """The number of threads in use."""
+        self._idle: dict[str, bool] = {}
+        """Whether each other thread is settled, the one used longest ago first."""
 
     def knows(self, thread_id: str) -> bool:
         return thread_id in self.storage
 
-    def use(self, thread_id: str) -> None:
-        """Protect a thread from being forgotten, until it is freed as often."""
-        self._users[thread_id] = self._users.get(thread_id, 0) + 1
+    def use(self, thread_id: str) -> bool:
+        """Protect a thread from being forgotten; return whether it is settled, or new."""
+        self._in_use += 1
+        return self._idle.pop(thread_id, not self.knows(thread_id))
 
-    def free(self, thread_id: str) -> None:
-        """End a use of the thread, and forget idle threads if there are too many."""
-        self._users[thread_id] -= 1
-        self._users.move_to_end(thread_id)
-        excess = max(0, len(self._users) - self._max_threads)
-        idle = (each for each, users in self._users.items() if not users)
-        for each in [*islice(idle, excess)]:
-            self.delete_thread(each)
+    def free(self, thread_id: str, settled: bool) -> None:
+        """End the use of a thread, and forget idle threads if there are too many."""
+        self._in_use -= 1
+        if self.knows(thread_id):
+            self._idle[thread_id] = settled
+        while self._idle and self._in_use + len(self._idle) > self._max_threads:
+            self.delete_thread(next(iter(self._idle)))
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         # The parent's storage is a defaultdict: reading a thread would create it.
@@ -107,24 +105,18 @@ class Memory(InMemorySaver):
         saved = super().put(config, checkpoint, metadata, new_versions)
         if COUNTERS not in metadata:
             self._drop(thread_id, namespace, checkpoint["id"], checkpoint["channel_versions"])
-        if namespace:
-            self._paused[thread_id].add(namespace)
-            return saved
-        # A subgraph that runs for one task has the task's id in its namespace. It saves only when
-        # it pauses, and then before its thread does.
-        paused = self._paused.pop(thread_id, set())
-        for each in [*self.storage[thread_id]]:
-            if ":" in each and each not in paused:
+        for each in [*self.storage[thread_id]] if not namespace else ():
+            # A subgraph that runs for one task has the task's id in its namespace, after a colon.
+            # It saves only when it pauses, and then its checkpoint is newer than its thread's.
+            if ":" in each and max(self.storage[thread_id][each], default="") < checkpoint["id"]:
                 self._drop(thread_id, each)
         return saved
 
     def delete_thread(self, thread_id: str) -> None:
+        self._idle.pop(thread_id, None)
         for namespace in [*self.storage.get(thread_id, ())]:
             self._drop(thread_id, namespace)
         self.storage.pop(thread_id, None)
-        self._paused.pop(thread_id, None)
-        if not self._users.get(thread_id):
-            self._users.pop(thread_id, None)
 
     def _drop(
         self, thread_id: str, namespace: str, keep: str = "", kept: ChannelVersions | None = None

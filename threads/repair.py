@@ -7,27 +7,20 @@ leaves such histories behind. `settle` repairs them. Nothing in here knows event
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from operator import is_not
 from typing import Any, cast
 from uuid import uuid4
 
-from langchain_core.messages import (
-    AIMessage,
-    AnyMessage,
-    ToolMessage,
-    convert_to_messages,
-)
+from langchain_core.messages import AIMessage, AnyMessage, ToolMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START
-from langgraph.pregel import Pregel
 from langgraph.types import Overwrite, StateSnapshot
 
+from graphs.load import Graph
 from graphs.messages import CLOSING, ENDED, STATUS, calls_of, pieces_of
-
-Graph = Pregel[Any, Any, Any, Any]
 
 LEFT_OPEN = {
     "interrupted": "The run waits for a person; the tool starts again when the run goes on.",
@@ -45,9 +38,10 @@ def config_of(thread: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
 
 
-def history_of(state: StateSnapshot) -> list[AnyMessage]:
+def history_of(state: StateSnapshot | None) -> list[AnyMessage]:
     """Return the thread's messages, oldest first."""
-    return cast(list[AnyMessage], convert_to_messages(state.values.get("messages") or []))
+    saved = state.values.get("messages") if state else None
+    return cast(list[AnyMessage], convert_to_messages(saved or []))
 
 
 def waits(graph: Graph, state: StateSnapshot) -> bool:
@@ -91,13 +85,10 @@ async def settle(
     return repaired
 
 
-async def rewind(
-    graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage], message_id: str
-) -> list[AnyMessage]:
-    """Drop a message of a settled thread and all after it; return the messages that are left."""
-    kept = [*takewhile(lambda message: message.id != message_id, history)]
-    await write(graph, config, kept)
-    return kept
+async def rewind(graph: Graph, config: RunnableConfig, message_id: str) -> None:
+    """Drop a message of a settled thread, and all after it."""
+    history = history_of(await graph.aget_state(config))
+    await write(graph, config, [*takewhile(lambda message: message.id != message_id, history)])
 
 
 async def write(graph: Graph, config: RunnableConfig, history: Sequence[AnyMessage]) -> None:
@@ -158,23 +149,17 @@ def close_calls(
             yield (outputs or {}).get(call["id"]) or _closing(call)
 
 
-def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[ToolMessage]]]:
+def _groups(history: Sequence[AnyMessage]) -> Iterator[tuple[AnyMessage, list[AnyMessage]]]:
     """Yield each message; one with tool calls comes with the tool messages after it."""
-    position = 0
-    while position < len(history):
-        message = history[position]
-        position += 1
-        results: list[ToolMessage] = []
-        while calls_of(message) and position < len(history):
-            result = history[position]
-            if not isinstance(result, ToolMessage):
-                break
-            results.append(result)
-            position += 1
+    rest = deque(history)
+    while rest:
+        message, results = rest.popleft(), []
+        while calls_of(message) and rest and isinstance(rest[0], ToolMessage):
+            results.append(rest.popleft())
         yield message, results
 
 
-def _open(message: AnyMessage, results: Sequence[ToolMessage]) -> Iterator[dict[str, Any]]:
+def _open(message: AnyMessage, results: Sequence[Any]) -> Iterator[dict[str, Any]]:
     # Count the results of an id: a model may give two calls of one message the same id.
     answered = Counter(result.tool_call_id for result in results)
     for call in calls_of(message):
