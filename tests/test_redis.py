@@ -259,6 +259,19 @@ async def test_a_thread_has_one_run_on_all_servers(
     assert await contents(one, "t") == ["hi", "Hello", "again", "again"]
 
 
+async def test_the_running_question_is_in_the_thread_on_every_server(
+    launch: Launch, upstream: Upstream, redis: RedisServer
+) -> None:
+    """Here no server has saved it: the other one could not read the owner's memory, either."""
+    upstream.replies = [[STALL]]
+    one, other = await pair(launch, redis, OPENAI_BASE_URL=upstream.url)
+    start = await (await one.ask("hi", thread_id="t")).until("start")
+    for server in (one, other):
+        _, thread = await server.call("GET", "/api/threads/t")
+        question = {"role": "user", "id": start["message_id"], "content": "hi"}
+        assert (thread["run_id"], thread["messages"]) == (start["run_id"], [question])
+
+
 async def test_a_run_that_its_readers_left_makes_room_for_a_message_to_the_other_server(
     launch: Launch, upstream: Upstream, redis: RedisServer
 ) -> None:
