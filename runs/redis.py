@@ -29,7 +29,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import chain, count, islice
@@ -42,7 +42,7 @@ from redis.backoff import NoBackoff
 
 from events import Asked, EventLog, LogFull, StreamEvent, Unavailable, encode_event
 from graphs.failures import FAILURES
-from runs.run import Limits, Run
+from runs.run import Limits, LoggedRun, Run
 from threads.repair import LEFT_OPEN
 
 LEASE_MS = 3000
@@ -109,7 +109,7 @@ class SharedLog(EventLog):
     def add(self, frames: list[bytes]) -> None:
         """Add frames that Redis has; the last one may be the run's end."""
         self._frames += frames
-        if frames and is_a(frames[-1], b"done"):
+        if frames and is_a(frames[-1], "done"):
             super().close()
         self._wake()
 
@@ -123,12 +123,6 @@ class SharedLog(EventLog):
                 return False
             await super().wait(after, min(RENEW_S, ends - now()))
         return True
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Yield the events as objects, all but deltas."""
-        for frame in self._frames:
-            if not is_a(frame, b"text_delta") and not is_a(frame, b"reasoning_delta"):
-                yield json.loads(frame.split(b"\n", 2)[1].removeprefix(b"data: "))
 
 
 class OwnLog(SharedLog):
@@ -165,7 +159,7 @@ class OwnLog(SharedLog):
             self.run.stop("cancelled")
 
 
-class ForeignRun:
+class ForeignRun(LoggedRun):
     """A run of another server, with the face of one of this server's own.
 
     ``tell`` has the owner told when ``wishes`` have changed.
@@ -173,7 +167,7 @@ class ForeignRun:
 
     def __init__(self, run_id: str, tell: Callable[[ForeignRun], None]) -> None:
         self.id = run_id
-        self.log = SharedLog()
+        self.log: SharedLog = SharedLog()
         self.asked = Asked("")
         self.before: str | None = None
         self.wishes: set[str] = set()
@@ -195,24 +189,9 @@ class ForeignRun:
                 self.asked = Asked(**asked)
             frames.append(fields[b"frame"])
             self._timings["total_ms"] = stored_ms - self._started_ms
-            if is_a(frames[-1], b"text_delta"):
+            if is_a(frames[-1], "text_delta"):
                 self._timings.setdefault("first_token_ms", stored_ms - self._started_ms)
         self.log.add(frames)
-
-    @property
-    def question_id(self) -> str | None:
-        return next(self.log.events()).get("message_id")
-
-    def document(self) -> dict[str, Any]:
-        """Return the run's state as its JSON document."""
-        events = {event["type"]: event for event in self.log.events()}
-        return {
-            "run_id": self.id,
-            "thread_id": self.asked.thread_id,
-            "status": events.get("done", {}).get("reason", "running"),
-            "last_event_id": self.log.last_id,
-            "answer": events.get("final_answer", {}).get("content"),
-        }
 
     def join(self) -> None:
         self._readers += 1
@@ -247,24 +226,22 @@ class ForeignRun:
         That is a failure, unless the owner has said already how the run ends.
         """
         open_calls: dict[str, str] = {}
-        reason = ""
-        for event in self.log.events():
-            match event:
-                case {"type": "tool_call", "tool_call_id": call_id, "tool": tool}:
-                    open_calls[call_id] = tool
-                case {"type": "tool_result", "tool_call_id": call_id}:
-                    del open_calls[call_id]
-                case {"type": "final_answer"}:
-                    reason = "completed"
-                case {"type": "error", "code": code}:
-                    reason = code if code in ("timeout", "shutdown") else "error"
+        for event in self.log.events("tool_call", "tool_result"):
+            if event["type"] == "tool_call":
+                open_calls[event["tool_call_id"]] = event["tool"]
+            else:
+                del open_calls[event["tool_call_id"]]
         status, message = "cancelled", LEFT_OPEN["cancelled"]
         events = [
             StreamEvent("tool_result", tool=tool, tool_call_id=id_, status=status, message=message)
             for id_, tool in open_calls.items()
         ]
-        if not reason:
-            reason = "shutdown"
+        reason = "shutdown"
+        if any(self.log.events("final_answer")):
+            reason = "completed"
+        elif error := next(self.log.events("error"), None):
+            reason = error["code"] if error["code"] in ("timeout", "shutdown") else "error"
+        else:
             events.append(StreamEvent("error", **FAILURES[reason]._asdict(), ref=ref))
         events.append(StreamEvent("done", reason=reason, timings=self._timings))
         return [encode_event(event, self.log.last_id + n) for n, event in enumerate(events, 1)]
@@ -394,7 +371,7 @@ class RedisStore:
         asked = ""
         if run.log.last_id == 0:  # Its context is for its graph alone, and may be large.
             asked = json.dumps([run.before, vars(replace(run.asked, context=None))])
-        kept_ms = self._kept_ms if is_a(frames[-1], b"done") else self._longest_ms
+        kept_ms = self._kept_ms if is_a(frames[-1], "done") else self._longest_ms
         stored_ms = round(1000 * time.time())
         arguments = owners, run.log.last_id, stored_ms, kept_ms, asked, *frames
         return ("EVAL", APPEND, 2, key(run.id, "log"), key(run.id, "owner"), *arguments)
@@ -503,8 +480,8 @@ def life_of(run_id: str, name: str) -> Command:
     return ("EXISTS", key(run_id, "owner"), *log)
 
 
-def is_a(frame: bytes, type_: bytes) -> bool:
-    return frame.startswith(b"event: " + type_ + b"\n")
+def is_a(frame: bytes, type_: str) -> bool:
+    return frame.startswith(f"event: {type_}\n".encode())
 
 
 def in_ms(seconds: float) -> int:
