@@ -286,7 +286,9 @@ class RedisStore:
         if run is None or not run.log.valid:
             run = self._foreign[run_id] = ForeignRun(run_id, self._changed.add)
         await self._look(run)
-        return run if run.log.last_id and run.log.valid else None
+        if not run.log.valid:
+            raise Unavailable
+        return run if run.log.last_id else None
 
     async def claim(self, name: str, run_id: str) -> str:
         claim = ("SET", name_of(name), run_id, "PX", self._longest_ms, "NX")
