@@ -65,9 +65,11 @@ SEEN_S, SPARE_S = 1.0, 60.0
 ends is kept after its latest possible end."""
 
 LOST = float("-inf")
+"""The time of the last look at a lease that has run out."""
 
 AGES_MS = 10**12
 SINCE = ("SET", "chat:since", "", "PX", AGES_MS, "NX")
+"""Mark the beginning of Redis's memory, once. What is left of the 30 years says how old it is."""
 
 APPEND = """
 local owned, length = redis.call('EXISTS', KEYS[2]), redis.call('XLEN', KEYS[1])
@@ -81,7 +83,10 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if string.sub(ARGV[#ARGV], 1, 11) == 'event: done' then redis.call('DEL', KEYS[2]) end
 return 1
 """
-"""Append frames, and return 1 if the log has them: see `append`."""
+"""Append the frames that follow the first ``ARGV[2]``, and return 1 if the log has them now.
+
+Only if the run has ``ARGV[1]`` owners. An owner may send frames that the log has: it alone writes.
+"""
 
 RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])"
 
@@ -265,7 +270,7 @@ class RedisStore:
         self._followed: set[ForeignRun] = set()
         self._changed: set[ForeignRun] = set()
         """The runs whose wishes have to be told."""
-        self._asked: list[tuple[tuple[Command, ...], asyncio.Future[Any]]] = []
+        self._queued: list[tuple[tuple[Command, ...], asyncio.Future[Any]]] = []
         self._work = asyncio.Event()
 
     # --------------------------------------------------------------------------- the store
@@ -312,51 +317,52 @@ class RedisStore:
 
     def release(self, name: str, run_id: str) -> None:
         # It comes before the run's `done`. If it is lost, the end of the lease voids the name.
-        self._ask(("EVAL", RELEASE, 1, name_of(name), run_id))
+        self._queue(("EVAL", RELEASE, 1, name_of(name), run_id))
 
     def drop(self, run_id: str) -> None:
         if self._own.pop(run_id, None):  # It has not started. Redis forgets an ended run by itself.
-            self._ask(("DEL", key(run_id, "owner")))
+            self._queue(("DEL", key(run_id, "owner")))
 
     async def check(self) -> None:
         await self.call(SINCE)  # A Redis that is full refuses it.
 
     # ----------------------------------------------------------------------------- sending
 
-    def _ask(self, *commands: Command) -> asyncio.Future[Any]:
-        """Have commands sent after all others; return the future of their replies, or an error."""
+    def _queue(self, *commands: Command) -> asyncio.Future[Any]:
+        """Have commands sent after all earlier ones; the future gets their replies or an error."""
         reply = asyncio.get_running_loop().create_future()
-        self._asked.append((commands, reply))
+        self._queued.append((commands, reply))
         self._work.set()
         return reply
 
     async def call(self, *commands: Command) -> list[Any]:
         """Return the replies. Raises Unavailable if one is an error, or none comes in time."""
-        replies: Any = await self._ask(*commands) if commands else []
+        replies: Any = await self._queue(*commands) if commands else []
         if isinstance(replies, Exception):
             raise Unavailable(type(replies).__name__) from replies
         return [*replies]
 
     async def deliver(self) -> None:
-        """Send what was asked and the events of own runs, one pipeline at a time.
+        """Send queued commands and the events of own runs, one pipeline at a time.
 
         If that fails, events are sent again with the next command: a renewal, at the latest.
         """
         while True:
             await self._work.wait()
             self._work.clear()
-            asked, self._asked = self._asked, []
+            queued, self._queued = self._queued, []
             logs = [(log, [*log.unsent]) for log in self._own.values() if log.unsent]
             appends = (self._append(log.run, frames, owners=1) for log, frames in logs)
+            commands = chain(*(each for each, _ in queued))
             try:
-                rest = iter(await self.send(*chain(*(commands for commands, _ in asked)), *appends))
+                rest = iter(await self.send(*commands, *appends))
             except Exception as error:  # noqa: BLE001  # Whatever it is, nobody waits for ever.
-                for _, reply in asked:
+                for _, reply in queued:
                     if not reply.cancelled():
                         reply.set_result(error)
                 continue
-            for commands, reply in asked:
-                replies = [*islice(rest, len(commands))]
+            for each, reply in queued:
+                replies = [*islice(rest, len(each))]
                 if not reply.cancelled():
                     reply.set_result(replies)
             for (log, frames), stored in zip(logs, rest, strict=True):
@@ -433,10 +439,12 @@ class RedisStore:
             changed = {*(self._changed if number % REPEAT else self._followed)}
             self._changed.clear()
             self._followed = {r for r in self._followed if r.wishes and not r.log.closed}
-            told = [("HSET", key(r.id, "wish"), self._server, " ".join(r.wishes)) for r in changed]
+            wishes = [
+                ("HSET", key(r.id, "wish"), self._server, " ".join(r.wishes)) for r in changed
+            ]
             expiry = [("PEXPIRE", key(run.id, "wish"), LEASE_MS) for run in changed]
             with suppress(Unavailable):
-                await self.call(*told, *expiry)
+                await self.call(*wishes, *expiry)
                 await self._look(*self._followed)
 
     async def _look(self, *runs: ForeignRun) -> None:
