@@ -28,7 +28,7 @@ from agent import Agent
 from events import Unavailable
 from tests.agents import only
 from tests.conftest import ROOT, Process, Server, on_both
-from tests.engines import Postgres
+from tests.engines import Postgres, until_saved
 from tests.scripted import ScriptedModel, call, scripted_agent
 from tests.upstream import STALL, Upstream, text
 from threads.database import open_database
@@ -104,7 +104,7 @@ async def test_a_turn_that_died_with_its_server_is_closed_by_the_next_one(
     server = await launch(**environ)
     stream = await server.ask("hi", thread_id="died")
     await stream.until("text_delta")
-    await until(lambda: contents(server, "died"))
+    await until_saved(database_url, "died")
     server.process.kill()
     await server.process.wait()
     server = await launch(**environ)
@@ -286,7 +286,7 @@ async def test_a_graph_that_does_not_stop_cannot_write_to_the_thread_of_the_next
     stream = await server.ask("hi", thread_id=thread_id)
     run_id = (await stream.until("start"))["run_id"]
     await begun.wait()
-    await until(lambda: contents(server, thread_id))
+    await until_saved(database_url, thread_id)
     await server.call("POST", f"/api/runs/{run_id}/cancel")
     await server.run("again", thread_id=thread_id)
     let_go.set()
@@ -342,7 +342,7 @@ async def test_a_run_ends_though_postgres_is_frozen(
     server = await launch(DATABASE_URL=postgres.url, OPENAI_BASE_URL=upstream.url)
     stream = await server.ask("hi", thread_id="frozen-run")
     await stream.until("text_delta")
-    await until(lambda: contents(server, "frozen-run"))
+    await until_saved(postgres.url, "frozen-run")
     postgres.freeze()
     try:
         go.set()

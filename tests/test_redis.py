@@ -25,7 +25,7 @@ from tests import test_chaos, test_clients
 from tests.chaotic import HOLD, ChaoticUpstream
 from tests.client import Client, Stream, check, joined
 from tests.conftest import Process
-from tests.engines import Postgres, RedisServer, Relay, free_ports
+from tests.engines import Postgres, RedisServer, Relay, free_ports, until_saved
 from tests.raw import SEED, Raw, assert_clean, request, seconds
 from tests.test_chaos import CUTS, SETTINGS, Chaos
 from tests.upstream import STALL, Upstream, text
@@ -90,11 +90,6 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> None:
     async with asyncio.timeout(FEW_S):
         while not await condition():
             await asyncio.sleep(POLL_S)
-
-
-async def until_kept(server: Client, thread_id: str) -> None:
-    """Wait for the checkpoint that has the question."""
-    await until(lambda: contents(server, thread_id))
 
 
 async def until_health(server: Client, status: str) -> None:
@@ -436,7 +431,7 @@ async def test_a_run_of_a_dead_server_ends_for_all_readers_and_its_thread_goes_o
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
     readers = [await server.follow(run_id) for server in (other, third, other)]
-    await until_kept(other, "t")
+    await until_saved(environ["DATABASE_URL"], "t")
     one.process.kill()
     began = time.monotonic()
     for events in await asyncio.wait_for(joined(*readers), FEW_S):
@@ -562,7 +557,7 @@ async def test_late_writes_of_a_paused_server_reach_neither_log_nor_thread(
     stream = await one.ask("hi", thread_id=thread_id)
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
-    await until_kept(other, thread_id)
+    await until_saved(postgres.url, thread_id)
     one.process.send_signal(signal.SIGSTOP)
     away = await other.follow(run_id)
     events = await asyncio.wait_for(away.events(), FEW_S)
@@ -613,7 +608,7 @@ async def test_a_server_that_is_cut_off_from_redis_leaves_its_threads_alone(
         stream = await one.ask("hi", thread_id="cut-off")
         run_id = (await stream.until("start"))["run_id"]
         await stream.until("text_delta")
-        await until_kept(other, "cut-off")
+        await until_saved(postgres.url, "cut-off")
         relay.open.clear()
         away = await other.follow(run_id)
         await cut(stream)  # It stops the run before others may take it for dead.
