@@ -37,7 +37,6 @@ from events import HEARTBEAT, RETRY, Refused, Unavailable
 from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import AnyRun, MemoryStore, Registry, Store
-from runs.run import Run
 from threads.memory import Memory
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -117,13 +116,14 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
     history = await runs.agent.history(asked.thread)
     if not run and not await runs.agent.knows(asked.thread):
         raise Refused("unknown_thread")
-    if isinstance(run, Run) and run.turn and (question := run.turn.question):
+    messages = document(history)
+    if run and run.question_id not in (None, *(each.get("id") for each in messages)):
         # The graph may not have saved the question yet.
-        history += [question] if all(each.id != question.id for each in history) else []
+        messages.append({"role": "user", "id": run.question_id, "content": run.asked.message})
     about: dict[str, Any] = {
         "thread_id": asked.thread_id,
         "run_id": run.id if run else None,
-        "messages": document(history),
+        "messages": messages,
     }
     if not run and (pending := await runs.agent.waiting(asked.thread)):
         about["interrupts"] = [{"id": id_, "value": value} for id_, value in pending.items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -205,6 +206,13 @@ class EventLog:
                 break
             end += 1
         return b"".join(self._frames[after:end]), end
+
+    def events(self, *types: str) -> Iterator[dict[str, Any]]:
+        """Yield the events of these types as objects."""
+        heads = tuple(f"event: {type_}\n".encode() for type_ in types)
+        for frame in self._frames:
+            if frame.startswith(heads):
+                yield json.loads(frame.split(b"\n", 2)[1].removeprefix(b"data: "))
 
     async def wait(self, after: int, timeout_s: float) -> bool:
         """Wait for an event after the cursor or for the end; False if ``timeout_s`` pass first.

@@ -1,22 +1,23 @@
-"""Runs that several servers share, in Redis.
+"""Runs that several servers share, in Redis: one lease for each run.
 
 A run lives as long as its server, the owner, renews its lease, within three seconds. A run whose
-lease ran out is over: the next server that looks at it ends it. In redis-cli, ``KEYS chat:*``:
+lease ran out is over: the owner has stopped it before, and the next server that looks at it ends
+its log. In redis-cli, ``KEYS chat:*``:
 
 ====================== ====== ================================================================
+chat:{RUN}:owner       string The lease: its value is the server. Renewed twice a second, expires
+                              in 3 s, deleted at the run's end.
 chat:{RUN}:log         stream Event n is entry n-T, stored at T, a Unix time in ms. Entry 1 has
                               what was asked, too. Expires RUN_TTL_S after the run's end, or
                               `SPARE_S` after the latest possible end if nobody ended it.
-chat:{RUN}:owner       string The server that runs it. Expires in 3 s, renewed twice a second.
-chat:{RUN}:wish        hash   What other servers want of the owner: stop, room, read:SERVER. The
-                              owner takes it with each renewal. Expires in 3 s.
-chat:name:{NAME}       string The run that holds a thread or an Idempotency-Key; void if that
-                              run has no owner and, for a key, no log. Expires like a log.
-chat:since             string When this Redis began to remember, a Unix time in ms.
+chat:{RUN}:wish        hash   What each other server wants of the owner: some of the words read,
+                              stop and room. Repeated each second, expires in 3 s.
+chat:name:{NAME}       string The run that holds a thread or an Idempotency-Key; void if that run
+                              has no owner and, for a key, no log. Expires like a log.
+chat:since             string Set in a Redis that knows nothing: its TTL says how long ago.
 ====================== ====== ================================================================
 
-One script writes the logs, and checks the owner and the length, so all readers of a run read the
-same bytes.
+One script appends to logs, and compares owner and length: all readers of a run read the same bytes.
 """
 
 from __future__ import annotations
@@ -27,355 +28,474 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import chain, count, islice
 from typing import Any
 from weakref import WeakValueDictionary
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
 
-from events import EventLog, Unavailable, encode_event
-from runs import commands
-from runs.commands import Command
-from runs.run import Limits, Run
-from runs.shared import ASKED, SURE_S, Entry, ForeignRun, OwnLog, has_ended, now
+from events import Asked, EventLog, LogFull, StreamEvent, Unavailable, encode_event
+from graphs.failures import FAILURES
+from runs.run import Limits, LoggedRun, Run
+from threads.repair import LEFT_OPEN
 
-RENEW_S = 0.5
-GIVE_UP_S = 2.5
-"""How long after the start of its last renewal a run is stopped."""
+LEASE_MS = 3000
+SURE_S = 2.0
+"""How long after the start of its last renewal a run goes on and may write to its thread. The lease
+is a second longer, for writes that are on their way."""
 
+RENEW_S, RETRY_S = 0.5, 0.1
 ANSWER_S = 1.0
-"""How long Redis may take to reply, so that a renewal can be tried twice."""
+"""How long Redis may take to reply, so that a renewal can be tried twice in time."""
 
-RETRY_S = 0.1
-SEND_EVERY_S, URGENT = 0.005, 5
-"""Write coalescing: the first events of a run and its end are sent to Redis at once, the others
-wait so long for more to come. That halves the cost of a token."""
+FOLLOW_S, REPEAT = 0.05, 20
+"""How often the logs of other servers' runs are looked at; wishes are repeated every 20th time."""
 
-FOLLOW_S = 0.05
-"""How often the logs of other servers' runs are looked at."""
+ROOM_S = 1.5
+"""How long the owner has to make room: to see the wish, to stop the run, to settle its thread."""
 
-REPEAT_S, VISIT_S = 1.0, 3.0
-"""How often a wish is repeated; how long a reader elsewhere counts if its wish is not."""
-
-FLUSH_S = 0.3
 SEEN_S, SPARE_S = 1.0, 60.0
 """How long an ended run is kept at least, so that others see its end; how long a run that nobody
 ends is kept after its latest possible end."""
 
+LOST = float("-inf")
+"""The time of the last look at a lease that has run out."""
+
+AGES_MS = 10**12
+SINCE = ("SET", "chat:since", "", "PX", AGES_MS, "NX")
+"""Mark the beginning of Redis's memory, once. What is left of the 30 years says how old it is."""
+
+APPEND = """
+local owned, length = redis.call('EXISTS', KEYS[2]), redis.call('XLEN', KEYS[1])
+local had = tonumber(ARGV[2])
+if owned ~= tonumber(ARGV[1]) or length < had or (owned == 0 and length > had) then return 0 end
+for n = length + 1, had + #ARGV - 5 do
+  local asked = n == 1 and ARGV[5] or ''
+  redis.call('XADD', KEYS[1], n .. '-' .. ARGV[3], 'frame', ARGV[5 + n - had], 'asked', asked)
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+if string.sub(ARGV[#ARGV], 1, 11) == 'event: done' then redis.call('DEL', KEYS[2]) end
+return 1
+"""
+"""Append the frames that follow the first ``ARGV[2]``, and return 1 if the log has them now.
+
+Only if the run has ``ARGV[1]`` owners. An owner may send frames that the log has: it alone writes.
+"""
+
+RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])"
+
+Command = tuple[Any, ...]
+
 logger = logging.getLogger("chat")
 
+# Not the loop's clock: uvloop's stands still within a round of the loop, so that a process that
+# was paused would take an old lease for valid.
+now = time.monotonic
 
-def in_ms(seconds: float) -> int:
-    return round(1000 * min(seconds, 1e9))  # Redis counts milliseconds in 64 bits.
+
+class SharedLog(EventLog):
+    """A log that Redis keeps, as far as this server knows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen_at = now()
+        """When the last successful look at the run's lease began."""
+
+    @property
+    def valid(self) -> bool:
+        return self.closed or now() < self.seen_at + SURE_S
+
+    def add(self, frames: list[bytes]) -> None:
+        """Add frames that Redis has; the last one may be the run's end."""
+        self._frames += frames
+        if frames and is_a(frames[-1], "done"):
+            super().close()
+        self._wake()
+
+    async def wait(self, after: int, timeout_s: float) -> bool:
+        """Wait as `EventLog.wait` does. Raises Unavailable if the log is not valid any more."""
+        ends = now() + timeout_s
+        while self.last_id <= after and not self.closed:
+            if not self.valid:
+                raise Unavailable
+            if now() >= ends:
+                return False
+            await super().wait(after, min(RENEW_S, ends - now()))
+        return True
+
+
+class OwnLog(SharedLog):
+    """The log of a run of this server. Its events can be read as soon as Redis has them."""
+
+    def __init__(self, run: Run, send: Callable[[], None]) -> None:
+        super().__init__()
+        self.run = run
+        self.unsent: list[bytes] = []
+        """What Redis does not have yet."""
+        self._send = send
+        self._read_elsewhere = False
+
+    def append(self, event: StreamEvent, max_bytes: float = float("inf")) -> None:
+        frame = encode_event(event, self.last_id + len(self.unsent) + 1)
+        if self.size + len(frame) > max_bytes:
+            raise LogFull
+        self.size += len(frame)
+        self.unsent.append(frame)
+        self._send()
+
+    def close(self) -> None:
+        """Do nothing: the log is closed as soon as Redis has ``done``."""
+
+    def grant(self, wishes: dict[bytes, bytes]) -> None:
+        """Do what other servers wish. All their readers count like one reader here."""
+        words = b" ".join(wishes.values()).split()
+        is_read = b"read" in words
+        if is_read != self._read_elsewhere:
+            self._read_elsewhere = is_read
+            (self.run.join if is_read else self.run.leave)()
+        if b"stop" in words or (b"room" in words and self.run.left):
+            logger.info("run=%s is stopped: a client of another server asked for it", self.run.id)
+            self.run.stop("cancelled")
+
+
+class ForeignRun(LoggedRun):
+    """A run of another server, with the face of one of this server's own.
+
+    ``tell`` has the owner told when ``wishes`` have changed.
+    """
+
+    def __init__(self, run_id: str, tell: Callable[[ForeignRun], None]) -> None:
+        self.id = run_id
+        self.log: SharedLog = SharedLog()
+        self.asked = Asked("")
+        self.before: str | None = None
+        self.wishes: set[str] = set()
+        self._tell = tell
+        self._readers = 0
+        self._started_ms = 0
+        self._timings: dict[str, int] = {}
+
+    def copy(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """Copy the entries that follow the copy's last event."""
+        frames: list[bytes] = []
+        for entry_id, fields in entries:
+            event_id, stored_ms = map(int, entry_id.split(b"-"))
+            if event_id != self.log.last_id + len(frames) + 1:
+                continue  # Two looks at once bring the same entries.
+            if event_id == 1:
+                self._started_ms = stored_ms
+                self.before, asked = json.loads(fields[b"asked"])
+                self.asked = Asked(**asked)
+            frames.append(fields[b"frame"])
+            self._timings["total_ms"] = stored_ms - self._started_ms
+            if is_a(frames[-1], "text_delta"):
+                self._timings.setdefault("first_token_ms", stored_ms - self._started_ms)
+        self.log.add(frames)
+
+    def join(self) -> None:
+        self._readers += 1
+        self._wish("read", True)
+
+    def leave(self) -> None:
+        self._readers -= 1
+        self._wish("read", self._readers > 0)
+
+    def stop(self, reason: str) -> None:
+        """Have the owner cancel the run."""
+        self._wish("stop", True)
+
+    async def make_room(self) -> bool:
+        """Have the owner stop the run if its readers left it; False if it goes on."""
+        self._wish("room", True)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ROOM_S):
+                    await self.log.ended()
+        finally:
+            self._wish("room", False)
+        return self.log.closed
+
+    def _wish(self, word: str, wanted: bool) -> None:
+        (self.wishes.add if wanted else self.wishes.discard)(word)
+        self._tell(self)
+
+    def closing_frames(self, ref: str) -> list[bytes]:
+        """Return what ends the log in its owner's place.
+
+        That is a failure, unless the owner has said already how the run ends.
+        """
+        open_calls: dict[str, str] = {}
+        for event in self.log.events("tool_call", "tool_result"):
+            if event["type"] == "tool_call":
+                open_calls[event["tool_call_id"]] = event["tool"]
+            else:
+                del open_calls[event["tool_call_id"]]
+        status, message = "cancelled", LEFT_OPEN["cancelled"]
+        events = [
+            StreamEvent("tool_result", tool=tool, tool_call_id=id_, status=status, message=message)
+            for id_, tool in open_calls.items()
+        ]
+        reason = "shutdown"
+        if any(self.log.events("final_answer")):
+            reason = "completed"
+        elif error := next(self.log.events("error"), None):
+            reason = error["code"] if error["code"] in ("timeout", "shutdown") else "error"
+        else:
+            events.append(StreamEvent("error", **FAILURES[reason]._asdict(), ref=ref))
+        events.append(StreamEvent("done", reason=reason, timings=self._timings))
+        return [encode_event(event, self.log.last_id + n) for n, event in enumerate(events, 1)]
 
 
 class RedisStore:
     """The store of several servers: see `runs.registry.Store`.
 
-    Three tasks, each with at most one connection: `deliver` sends what all others want of Redis,
+    `deliver` alone talks to Redis, over one connection: it sends what all others want, in order.
     `renew` keeps the leases, `follow` reads the logs of other servers' runs.
     """
 
     def __init__(self, redis: Redis, limits: Limits) -> None:
-        self.server = f"{socket.gethostname()}/{secrets.token_hex(4)}"
         self._redis: Any = redis  # Its types have every shape that a reply could have.
-        self._away = False
+        self._server = f"{socket.gethostname()}/{secrets.token_hex(4)}"
         self._kept_ms = in_ms(max(limits.run_ttl_s, SEEN_S))
         self._longest_ms = in_ms(limits.run_timeout_s + limits.run_ttl_s + SPARE_S)
         self._own: dict[str, OwnLog] = {}
         """The logs that this server writes, by run."""
         self._foreign: WeakValueDictionary[str, ForeignRun] = WeakValueDictionary()
         self._followed: set[ForeignRun] = set()
-        self._calls: list[tuple[Command, asyncio.Future[Any]]] = []
-        self._unsent: dict[OwnLog, None] = {}
-        self._work, self._wished = asyncio.Event(), asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._changed: set[ForeignRun] = set()
+        """The runs whose wishes have to be told."""
+        self._queued: list[tuple[tuple[Command, ...], asyncio.Future[Any]]] = []
+        self._work = asyncio.Event()
+
+    # --------------------------------------------------------------------------- the store
 
     async def open(self, run: Run) -> EventLog:
-        """Return the empty log of a new run; its lease begins."""
-        log = OwnLog(run, self._send_soon)
-        lease = commands.own(run.id, self.server)
-        _, age_ms = await self._call_all(lease, commands.age())
-        # A Redis that forgot which threads have runs: those of before may still go on.
-        if age_ms < in_ms(SURE_S):
-            raise Unavailable
+        log = OwnLog(run, self._work.set)
+        lease = ("SET", key(run.id, "owner"), self._server, "PX", LEASE_MS)
+        *_, left_ms = await self.call(lease, SINCE, ("PTTL", "chat:since"))
         self._own[run.id] = log
+        # If Redis has just forgotten which threads have runs, those may still go on for a moment.
+        await asyncio.sleep((LEASE_MS - (AGES_MS - left_ms)) / 1000)
         return log
 
     async def find(self, run_id: str) -> ForeignRun | None:
-        """Return a run of another server, with its log as it is now."""
         if not re.fullmatch("[0-9a-f]{24}", run_id):
             return None
         run = self._foreign.get(run_id)
         if run is None or not run.log.valid:
-            run = self._foreign[run_id] = ForeignRun(run_id, self._tell)
+            run = self._foreign[run_id] = ForeignRun(run_id, self._changed.add)
         await self._look(run)
-        return run if run.log.last_id and run.log.valid else None
+        if not run.log.valid:
+            raise Unavailable
+        return run if run.log.last_id else None
 
     async def claim(self, name: str, run_id: str) -> str:
-        """Return the run that holds the name: this one, if no other did."""
-        void = ""
+        claim = ("SET", name_of(name), run_id, "PX", self._longest_ms, "NX")
         while True:
-            claim = commands.claim(name, run_id, void, self._longest_ms)
-            holder = str(await self._call(claim), "ascii")
-            if holder == run_id or not await self._is_void(name, holder):
+            claimed, lives = await self.call(claim, life_of(run_id, name))
+            if not lives:  # Redis has forgotten this run.
+                raise Unavailable
+            holder = run_id if claimed else await self.holder(name)
+            if holder:
                 return holder
-            void = holder
 
     async def holder(self, name: str) -> str | None:
-        found = await self._call(commands.holder(name))
-        holder = str(found or b"", "ascii")
-        return holder if holder and not await self._is_void(name, holder) else None
-
-    async def _is_void(self, name: str, holder: str) -> bool:
-        owned, newest = await self._call_all(*commands.look_at_end(holder))
-        if name.startswith("thread:"):
-            return not owned or has_ended(newest)
-        return not owned and not newest
+        (found,) = await self.call(("GET", name_of(name)))
+        if not found:
+            return None
+        run_id = str(found, "ascii")
+        (lives,) = await self.call(life_of(run_id, name))
+        if not lives:
+            self.release(name, run_id)
+        return run_id if lives else None
 
     def release(self, name: str, run_id: str) -> None:
-        # Nothing waits for the reply: Redis has it before the run's `done`, which is sent later.
-        self._post(commands.release(name, run_id))
+        # It comes before the run's `done`. If it is lost, the end of the lease voids the name.
+        self._queue(("EVAL", RELEASE, 1, name_of(name), run_id))
 
     def drop(self, run_id: str) -> None:
-        """Forget a run that was not started; Redis forgets an ended one, and names, by itself."""
-        self._own.pop(run_id, None)
-        self._post(commands.disown(run_id, self.server))
+        if self._own.pop(run_id, None):  # It has not started. Redis forgets an ended run by itself.
+            self._queue(("DEL", key(run_id, "owner")))
 
     async def check(self) -> None:
-        await self._call(commands.check())
+        await self.call(SINCE)  # A Redis that is full refuses it.
 
-    # --------------------------------------------------------------------------------- sending
+    # ----------------------------------------------------------------------------- sending
 
-    def _send_soon(self, log: OwnLog) -> None:
-        """Have the log's unsent events sent soon."""
-        self._unsent[log] = None
-        if log.ending or log.last_id < URGENT:
-            self._work.set()
-        elif self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(SEND_EVERY_S, self._work.set)
-
-    def _call(self, command: Command) -> asyncio.Future[Any]:
-        """Have a command sent with those of all others, and return the future of its reply."""
+    def _queue(self, *commands: Command) -> asyncio.Future[Any]:
+        """Have commands sent after all earlier ones; the future gets their replies or an error."""
         reply = asyncio.get_running_loop().create_future()
-        self._calls.append((command, reply))
+        self._queued.append((commands, reply))
         self._work.set()
         return reply
 
-    def _call_all(self, *calls: Command) -> asyncio.Future[list[Any]]:
-        return asyncio.gather(*map(self._call, calls))
-
-    def _post(self, command: Command) -> None:
-        """Have a command sent whose reply nobody needs."""
-        self._call(command).add_done_callback(lambda reply: reply.cancelled() or reply.exception())
+    async def call(self, *commands: Command) -> list[Any]:
+        """Return the replies. Raises Unavailable if one is an error, or none comes in time."""
+        replies: Any = await self._queue(*commands) if commands else []
+        if isinstance(replies, Exception):
+            raise Unavailable(type(replies).__name__) from replies
+        return [*replies]
 
     async def deliver(self) -> None:
-        """Send commands and events, one pipeline at a time.
+        """Send queued commands and the events of own runs, one pipeline at a time.
 
-        If that fails, so do the commands; events are sent again, until their run is given up.
+        If that fails, events are sent again with the next command: a renewal, at the latest.
         """
         while True:
             await self._work.wait()
             self._work.clear()
-            if self._timer:
-                self._timer.cancel()
-                self._timer = None
-            calls, self._calls = self._calls, []
-            logs = [log for log in self._unsent if log.run.id in self._own]
-            counts = [len(log.unsent) for log in logs]
-            self._unsent.clear()
+            queued, self._queued = self._queued, []
+            logs = [(log, [*log.unsent]) for log in self._own.values() if log.unsent]
+            appends = (self._append(log.run, frames, owners=1) for log, frames in logs)
+            commands = chain(*(each for each, _ in queued))
             try:
-                sent = *(command for command, _ in calls), *map(self._append, logs)
-                replies = await self._pipeline(*sent)
-            except Unavailable as error:
-                # What came meanwhile fails, too: nobody waits for Redis twice.
-                calls, self._calls = calls + self._calls, []
-                replies = [error] * len(calls)
-                self._unsent |= dict.fromkeys(logs)
-                logs, counts = [], []
-                asyncio.get_running_loop().call_later(RETRY_S, self._work.set)
-            for (_, future), reply in zip(calls, replies, strict=False):
-                if not future.done():
-                    if isinstance(reply, Exception):
-                        future.set_exception(Unavailable())
-                    else:
-                        future.set_result(reply)
-            for log, count, reply in zip(logs, counts, replies[len(calls) :], strict=True):
-                self._delivered(log, count, reply)
+                rest = iter(await self.send(*commands, *appends))
+            except Exception as error:  # noqa: BLE001  # Whatever it is, nobody waits for ever.
+                for _, reply in queued:
+                    if not reply.cancelled():
+                        reply.set_result(error)
+                continue
+            for each, reply in queued:
+                replies = [*islice(rest, len(each))]
+                if not reply.cancelled():
+                    reply.set_result(replies)
+            for (log, frames), stored in zip(logs, rest, strict=True):
+                if stored:
+                    del log.unsent[: len(frames)]
+                    log.add(frames)
+                else:
+                    self._give_up(log)
+                if log.closed:
+                    self._own.pop(log.run.id, None)
 
-    def _append(self, log: OwnLog) -> Command:
-        run, asked = log.run, ""
-        if not log.last_id:
-            about = {name: getattr(run.asked, name) for name in ASKED}
-            asked = json.dumps({"before": run.before, "asked": about})
-        kept_ms = self._kept_ms if log.ending else self._longest_ms
-        position = run.id, self.server, log.last_id
-        return commands.append(*position, kept_ms, log.unsent, asked)
+    def _append(self, run: Run | ForeignRun, frames: list[bytes], owners: int) -> Command:
+        """Append frames to a run's log if it has so many owners: one, or none."""
+        asked = ""
+        if run.log.last_id == 0:  # Its context is for its graph alone, and may be large.
+            asked = json.dumps([run.before, vars(replace(run.asked, context=None))])
+        kept_ms = self._kept_ms if is_a(frames[-1], "done") else self._longest_ms
+        stored_ms = round(1000 * time.time())
+        arguments = owners, run.log.last_id, stored_ms, kept_ms, asked, *frames
+        return ("EVAL", APPEND, 2, key(run.id, "log"), key(run.id, "owner"), *arguments)
 
-    def _delivered(self, log: OwnLog, count: int, reply: Any) -> None:
-        if reply != 1:  # Somebody else, or nobody, has the lease; or Redis is full.
-            return self._give_up(log)
-        log.sent(count)
-        if log.closed:
-            self._own.pop(log.run.id, None)
-
-    async def flush(self) -> None:
-        """Wait a little for the ends of the last runs to reach Redis."""
-        ends = now() + FLUSH_S
-        while self._own and now() < ends:
-            await asyncio.sleep(0.01)
-
-    async def _pipeline(self, *sent: Command) -> list[Any]:
-        """Return the replies, errors among them. Raises Unavailable if they do not come in time."""
-        if not sent:
-            return []
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                replies = await self.send(sent)
-                if any(isinstance(reply, NoScriptError) for reply in replies):
-                    for text in commands.SCRIPTS:
-                        await self._redis.script_load(text)
-                    replies = await self.send(sent)
-        except Exception as error:
-            if not self._away:
-                logger.warning("Redis is away: %s", type(error).__name__)
-            self._away = True
-            raise Unavailable from error
-        if self._away:
-            logger.warning("Redis is back")
-        self._away = False
-        return replies
-
-    async def send(self, sent: tuple[Command, ...]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for command in sent:
+    async def send(self, *commands: Command) -> list[Any]:
+        async with asyncio.timeout(ANSWER_S), self._redis.pipeline(False) as pipeline:
+            for command in commands:
                 pipeline.execute_command(*command)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            replies: list[Any] = await pipeline.execute()
             return replies
 
-    # ---------------------------------------------------------------------------------- leases
+    # -------------------------------------------------------------------------- own runs
 
     async def renew(self) -> None:
-        """Renew the leases of all runs, and take the wishes of other servers."""
+        """Renew the leases of own runs, and grant the wishes of other servers."""
         pause_s = RENEW_S
         while True:
             await asyncio.sleep(pause_s)
-            logs, began, pause_s = [*self._own.values()], now(), RENEW_S
+            logs, began = [*self._own.values()], now()
+            ids = [log.run.id for log in logs]
+            # Not PEXPIRE: a full Redis refuses SET, so no run outlives one that takes no events.
+            leases = [("SET", key(i, "owner"), self._server, "PX", LEASE_MS, "XX") for i in ids]
+            wishes = [("HGETALL", key(i, "wish")) for i in ids]
             try:
-                renewals = (commands.renew(log.run.id, self.server) for log in logs)
-                replies = sound(await self._pipeline(*renewals))
-            except Unavailable:
-                pause_s = RETRY_S
-                for log in logs:
-                    if now() > log.renewed + GIVE_UP_S:
-                        self._give_up(log)
-                continue
-            for log, wishes in zip(logs, replies, strict=True):
-                if wishes is None:
-                    self._give_up(log)
+                _, *replies = await self.call(SINCE, *leases, *wishes)
+                if pause_s == RETRY_S:
+                    logger.warning("Redis is back")
+                pause_s = RENEW_S
+            except Unavailable as error:
+                if pause_s == RENEW_S:
+                    logger.warning("Redis is away: %s", error)
+                pause_s, replies = RETRY_S, []
+            for log, owned, wished in zip(logs, replies, replies[len(logs) :], strict=False):
+                if not owned:
+                    log.seen_at = LOST
                 elif log.run.id in self._own:
-                    log.renewed = began
-                    self._grant(log, [str(word, "utf-8") for word in wishes])
-
-    def _grant(self, log: OwnLog, words: list[str]) -> None:
-        """Do what other servers wish. Their readers count like readers here."""
-        run, visits = log.run, log.visits
-        wishes = dict(zip(words[::2], words[1::2], strict=True))
-        for wish, value in wishes.items():
-            if wish.startswith("read:"):
-                if wish not in visits:
-                    run.join()
-                visits[wish] = now() + VISIT_S if value == "1" else 0
-        for visit in [visit for visit, until in visits.items() if until < now()]:
-            del visits[visit]
-            run.leave()
-        wanted = {wish.partition(":")[0] for wish, value in wishes.items() if value == "1"}
-        if "stop" in wanted or ("room" in wanted and run.left):
-            logger.info("run=%s is stopped: a client of another server asked for it", run.id)
-            run.stop("cancelled")
+                    log.seen_at = began
+                    log.grant(wished)
+            for log in logs:
+                if not log.valid:
+                    self._give_up(log)
 
     def _give_up(self, log: OwnLog) -> None:
         """Stop a run whose lease has run out, or soon will."""
+        log.seen_at = LOST
         if self._own.pop(log.run.id, None):
             logger.warning("run=%s has lost its lease", log.run.id)
-            log.cut()
-            if log.run.turn:  # It has started, and has not ended.
-                log.run.stop("shutdown")
+            log.run.stop("shutdown")
 
-    # -------------------------------------------------------------------- runs of other servers
-
-    def _tell(self, run: ForeignRun, wish: str, wanted: bool) -> None:
-        """Tell the owner of a wish, and follow the run as long as there is one."""
-        self._post(commands.wish(run.id, f"{wish}:{self.server}", "1" if wanted else "0"))
-        self._followed.add(run)
-        self._wished.set()
+    # ------------------------------------------------------------------ runs of other servers
 
     async def follow(self) -> None:
         """Read what is new in the logs of all runs that are read here, or to be stopped."""
-        repeated = now()
-        while True:
-            await self._wished.wait()
-            runs = [r for r in self._followed if r.wishes and r.log.valid and not r.log.closed]
-            self._followed = {*runs}
-            if not runs:
-                self._wished.clear()
-                continue
-            if now() - repeated > REPEAT_S:
-                repeated = now()
-                for run in runs:
-                    for wish in run.wishes:
-                        self._tell(run, wish, True)
-            try:
-                looks = [c for run in runs for c in commands.look(run.id, run.log.last_id)]
-                replies = sound(await self._pipeline(*looks))
-                for run, owned, entries in zip(runs, replies[::2], replies[1::2], strict=True):
-                    if not saw(run, owned, entries):
-                        await self._look(run)
-            except Unavailable:
-                for run in runs:
-                    if now() - run.looked_at > SURE_S:
-                        run.log.cut()
+        for number in count():
             await asyncio.sleep(FOLLOW_S)
+            self._followed |= self._changed
+            changed = {*(self._changed if number % REPEAT else self._followed)}
+            self._changed.clear()
+            self._followed = {r for r in self._followed if r.wishes and not r.log.closed}
+            wishes = [
+                ("HSET", key(r.id, "wish"), self._server, " ".join(r.wishes)) for r in changed
+            ]
+            expiry = [("PEXPIRE", key(run.id, "wish"), LEASE_MS) for run in changed]
+            with suppress(Unavailable):
+                await self.call(*wishes, *expiry)
+                await self._look(*self._followed)
 
-    async def _look(self, run: ForeignRun) -> None:
-        """Copy what is new in the run's log, and end the run if its owner is gone."""
-        for _ in range(3):
-            if saw(run, *await self._call_all(*commands.look(run.id, run.log.last_id))):
-                return
-            await self._end(run)
-        # Redis has forgotten the log or a part of it.
-        run.log.cut()
+    async def _look(self, *runs: ForeignRun) -> None:
+        """Copy what is new in the runs' logs, and end each run that has no owner."""
+        dead, ref = await self._copy(*runs), secrets.token_hex(4)
+        ends = (self._append(run, run.closing_frames(ref), owners=0) for run in dead)
+        for run, ended in zip(dead, await self.call(*ends), strict=True):
+            if ended:
+                logger.warning("run=%s is over: its server is gone ref=%s", run.id, ref)
+        for run in await self._copy(*dead):  # Redis has forgotten the log, or a part of it.
+            run.log.seen_at = LOST
+            run.wishes.clear()
 
-    async def _end(self, run: ForeignRun) -> None:
-        """End a run without an owner, unless another server did so first."""
-        seconds, micros = await self._call(("TIME",))
-        if run.log.closed:  # Another look has brought its end meanwhile.
-            return
-        ref, last_id = secrets.token_hex(4), run.log.last_id
-        events = run.closing_events(seconds * 1000 + micros // 1000, ref)
-        frames = [encode_event(event, last_id + n) for n, event in enumerate(events, 1)]
-        end = commands.append(run.id, "", last_id, self._kept_ms, frames)
-        if await self._call(end):
-            logger.warning("run=%s is over: its server is gone ref=%s", run.id, ref)
+    async def _copy(self, *runs: ForeignRun) -> list[ForeignRun]:
+        """Copy what is new in the runs' logs; return the runs with neither an owner nor an end."""
+        began = now()
+        # In this order: a log without an owner has everything that its owner wrote.
+        leases = [("EXISTS", key(run.id, "owner")) for run in runs]
+        news = [("XRANGE", key(run.id, "log"), run.log.last_id + 1, "+") for run in runs]
+        replies = await self.call(*leases, *news)
+        dead = []
+        for run, owned, entries in zip(runs, replies, replies[len(runs) :], strict=False):
+            run.copy(entries)
+            if owned or run.log.closed:
+                run.log.seen_at = began
+            elif run.log.last_id:
+                dead.append(run)
+        return dead
 
 
-def saw(run: ForeignRun, owned: int, entries: list[Entry]) -> bool:
-    """Copy the entries; return whether the run goes on, has ended or does not exist."""
-    run.looked_at = now()
-    run.take(entries)
-    return bool(owned) or run.log.closed or not run.log.last_id
+def key(run_id: str, name: str) -> str:
+    return f"chat:{{{run_id}}}:{name}"
 
 
-def sound(replies: list[Any]) -> list[Any]:
-    """Return the replies. Raises Unavailable if one of them is an error."""
-    if any(isinstance(reply, Exception) for reply in replies):
-        raise Unavailable
-    return replies
+def name_of(name: str) -> str:
+    return f"chat:name:{{{name}}}"
+
+
+def life_of(run_id: str, name: str) -> Command:
+    """Whether the run may hold the name."""
+    # A thread is free at its run's end; a key joins the run as long as its log is kept.
+    log = () if name.startswith("thread:") else (key(run_id, "log"),)
+    return ("EXISTS", key(run_id, "owner"), *log)
+
+
+def is_a(frame: bytes, type_: str) -> bool:
+    return frame.startswith(f"event: {type_}\n".encode())
+
+
+def in_ms(seconds: float) -> int:
+    return round(1000 * min(seconds, 1e9))  # Redis counts milliseconds in 64 bits.
 
 
 @asynccontextmanager
@@ -384,16 +504,14 @@ async def open_redis(url: str, limits: Limits) -> AsyncIterator[RedisStore]:
     options: Any = {
         "protocol": 2,
         "socket_timeout": None,  # A pipeline has one time-out of its own.
-        "socket_connect_timeout": ANSWER_S,
         "retry": Retry(NoBackoff(), 0),
     }
     async with Redis.from_url(url, **options) as redis:
         store = RedisStore(redis, limits)
-        sound(await store.send((commands.start(),)))
+        await store.send(SINCE)
         tasks = [asyncio.create_task(t()) for t in (store.deliver, store.renew, store.follow)]
         try:
             yield store
-            await store.flush()
         finally:
             for task in tasks:
                 task.cancel()

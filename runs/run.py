@@ -49,19 +49,38 @@ class Limits(Protocol):
     max_run_bytes: int
 
 
-class Run:
+class LoggedRun:
+    """What the log of a run says of it, on any server."""
+
+    id: str
+    asked: Asked
+    log: EventLog
+
+    @property
+    def question_id(self) -> str | None:
+        """The id of the user's message, None if the run answers an interrupt."""
+        return next(self.log.events("start"), {}).get("message_id")
+
+    def document(self) -> dict[str, Any]:
+        """Return the run's state as its JSON document."""
+        return {
+            "run_id": self.id,
+            "thread_id": self.asked.thread_id,
+            "status": next(self.log.events("done"), {}).get("reason", "running"),
+            "last_event_id": self.log.last_id,
+            "answer": next(self.log.events("final_answer"), {}).get("content"),
+        }
+
+
+class Run(LoggedRun):
     """One pass of the graph over a thread, in one task: `drive`."""
 
     def __init__(self, run_id: str, asked: Asked, limits: Limits) -> None:
         self.id = run_id
         self.asked = asked
         self.log = EventLog()
-        self.status = "running"
-        self.answer: str | None = None
         self.turn: Turn | None = None
         """None before the start and after the end."""
-        self.question_id: str | None = None
-        """The id of the user's message, None if the run answers an interrupt."""
         self.before: str | None = None
         """The thread's newest run when this one started."""
         self._limits = limits
@@ -80,16 +99,6 @@ class Run:
         self._timers: list[asyncio.TimerHandle] = []
         self._grace: asyncio.TimerHandle | None = None
         self._late_end: asyncio.Task[None] | None = None
-
-    def document(self) -> dict[str, Any]:
-        """Return the run's state as its JSON document."""
-        return {
-            "run_id": self.id,
-            "thread_id": self.asked.thread_id,
-            "status": self.status if self.log.closed else "running",
-            "last_event_id": self.log.last_id,
-            "answer": self.answer,
-        }
 
     @property
     def left(self) -> bool:
@@ -122,7 +131,6 @@ class Run:
     def start(self, turn: Turn, give_back: Callable[[Run], None]) -> asyncio.Task[None]:
         """Start the run; ``give_back`` is called before ``done``, and gives the thread back."""
         self.turn = turn
-        self.question_id = turn.question.id if turn.question else None
         # A graph that was left behind may not write to the thread of the next run.
         turn.begin(lambda: self.log.valid and not self._gave_back)
         self._give_back = give_back
@@ -132,7 +140,7 @@ class Run:
                 "start",
                 run_id=self.id,
                 thread_id=self.asked.thread_id,
-                message_id=self.question_id,
+                message_id=turn.question.id if turn.question else None,
                 heartbeat_s=limits.heartbeat_s,
                 timeout_s=limits.run_timeout_s,
             )
@@ -213,7 +221,6 @@ class Run:
         self._gave_back = True
         self._give_back(self)
         self._append(self._done(turn, reason))
-        self.status = reason
         self.log.close()
         self.turn = None  # An ended run keeps only its log.
         for timer in (*self._timers, self._grace):
@@ -276,8 +283,6 @@ class Run:
         match event.type:
             case "text_delta" if self._first_token is None:
                 self._first_token = now
-            case "final_answer":
-                self.answer = event.content
             case "tool_call":
                 self._open_calls[event.tool_call_id or ""] = event.tool or "", now
                 logger.info("run=%s tool=%r called id=%r", self.id, event.tool, event.tool_call_id)

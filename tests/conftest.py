@@ -51,9 +51,10 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def redis(redis_server: RedisServer) -> RedisServer:
-    """A Redis that knows nothing yet."""
+    """A Redis that has known nothing for long: for so long a run may wait."""
     with redis_server.client() as client:
         client.flushall()
+        client.set("chat:since", "")
     return redis_server
 
 

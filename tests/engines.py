@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Self
 
+import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -186,3 +189,21 @@ class Relay:
                     writer.write(data)
 
         await asyncio.gather(there(), back(), return_exceptions=True)
+
+
+async def until_saved(url: str, thread_id: str) -> None:
+    """Poll the database until the thread has the question of its first turn in its state.
+
+    The thread document has a running question earlier.
+    """
+    count = f"SELECT count(*) FROM checkpoints WHERE thread_id = '{thread_id}'"
+    connection: Any
+    if file := re.match("sqlite:///(.*)", url):
+        connection = sqlite3.connect(file[1])
+    else:
+        connection = psycopg.connect(url, autocommit=True)
+    with closing(connection):
+        async with asyncio.timeout(PATIENCE_S):
+            # The first checkpoint has the input, the second one the state.
+            while connection.execute(count).fetchone()[0] < 2:
+                await asyncio.sleep(0.02)

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from deepagents import create_deep_agent
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, create_checkpoint, empty_checkpoint
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
@@ -24,8 +27,8 @@ from langgraph.types import interrupt
 from agent import Agent
 from events import Unavailable
 from tests.agents import only
-from tests.conftest import ROOT, Process, Server
-from tests.engines import Postgres
+from tests.conftest import ROOT, Process, Server, on_both
+from tests.engines import Postgres, until_saved
 from tests.scripted import ScriptedModel, call, scripted_agent
 from tests.upstream import STALL, Upstream, text
 from threads.database import open_database
@@ -101,7 +104,7 @@ async def test_a_turn_that_died_with_its_server_is_closed_by_the_next_one(
     server = await launch(**environ)
     stream = await server.ask("hi", thread_id="died")
     await stream.until("text_delta")
-    await until(lambda: contents(server, "died"))
+    await until_saved(database_url, "died")
     server.process.kill()
     await server.process.wait()
     server = await launch(**environ)
@@ -255,6 +258,45 @@ async def test_a_run_that_may_not_write_saves_nothing(database_url: str) -> None
         assert kept.pending_writes == []
 
 
+@on_both
+async def test_a_graph_that_does_not_stop_cannot_write_to_the_thread_of_the_next_run(
+    start: Start, database_url: str
+) -> None:
+    begun, let_go, over = (asyncio.Event() for _ in range(3))
+    refused: list[Exception] = []
+
+    async def answer(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        if len(state["messages"]) > 1:
+            return {"messages": [("ai", "Fine.")]}
+        begun.set()
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        own = {k: v for k, v in config["configurable"].items() if k in ("thread_id", MAY_WRITE)}
+        try:
+            await agent.graph.aupdate_state({"configurable": own}, {"messages": [("ai", "Late.")]})
+        except Unavailable as error:
+            refused.append(error)
+        over.set()
+        return {"messages": [("ai", "Late.")]}
+
+    agent = Agent(only(answer).compile(), "x")
+    server = await start(agent, database_url=database_url)
+    thread_id = f"stubborn-{uuid4()}"
+    stream = await server.ask("hi", thread_id=thread_id)
+    run_id = (await stream.until("start"))["run_id"]
+    await begun.wait()
+    await until_saved(database_url, thread_id)
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    await server.run("again", thread_id=thread_id)
+    let_go.set()
+    await over.wait()
+    assert refused
+    await server.run("last", thread_id=thread_id)
+    expected = ["hi", "", "again", "Fine.", "last", "Fine."]
+    assert await contents(server, thread_id) == expected
+
+
 async def test_a_server_that_is_paused_after_its_check_commits_nothing(
     postgres: Postgres,
 ) -> None:
@@ -300,7 +342,7 @@ async def test_a_run_ends_though_postgres_is_frozen(
     server = await launch(DATABASE_URL=postgres.url, OPENAI_BASE_URL=upstream.url)
     stream = await server.ask("hi", thread_id="frozen-run")
     await stream.until("text_delta")
-    await until(lambda: contents(server, "frozen-run"))
+    await until_saved(postgres.url, "frozen-run")
     postgres.freeze()
     try:
         go.set()

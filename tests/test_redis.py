@@ -8,20 +8,24 @@ import random
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientPayloadError
 
+from edge.settings import Settings
+from events import Asked, StreamEvent, Unavailable
+from runs.redis import RedisStore, open_redis
+from runs.run import Run
 from tests import test_chaos, test_clients
 from tests.chaotic import HOLD, ChaoticUpstream
 from tests.client import Client, Stream, check, joined
 from tests.conftest import Process
-from tests.engines import Postgres, RedisServer, Relay, free_ports
+from tests.engines import Postgres, RedisServer, Relay, free_ports, until_saved
 from tests.raw import SEED, Raw, assert_clean, request, seconds
 from tests.test_chaos import CUTS, SETTINGS, Chaos
 from tests.upstream import STALL, Upstream, text
@@ -86,11 +90,6 @@ async def until(condition: Callable[[], Awaitable[Any]]) -> None:
     async with asyncio.timeout(FEW_S):
         while not await condition():
             await asyncio.sleep(POLL_S)
-
-
-async def until_kept(server: Client, thread_id: str) -> None:
-    """Wait for the checkpoint that has the question."""
-    await until(lambda: contents(server, thread_id))
 
 
 async def until_health(server: Client, status: str) -> None:
@@ -201,7 +200,7 @@ async def test_a_reader_on_the_other_server_gets_an_event_at_most_100_ms_later(
     assert median(late) < 0.1
 
 
-async def test_hundreds_of_runs_are_followed_on_the_other_server_over_few_connections(
+async def test_hundreds_of_runs_are_followed_on_the_other_server_over_one_connection(
     launch: Launch, redis: RedisServer
 ) -> None:
     one, other = await pair(launch, redis, MAX_RUNS="300", DEMO_TOKENS_PER_S="0")
@@ -209,8 +208,7 @@ async def test_hundreds_of_runs_are_followed_on_the_other_server_over_few_connec
     run_ids = [(await stream.until("start"))["run_id"] for stream in streams]
     followed = await asyncio.gather(*(other.follow(run_id) for run_id in run_ids))
     with redis.client() as client:
-        # One server sends and renews, the other one sends and follows.
-        assert len(client.client_list()) - 1 <= 2 * 3
+        assert len(client.client_list()) - 1 == 2  # Each server has one, and so has this client.
     ended = await joined(*streams, *followed)
     assert {events[-1]["reason"] for events in ended} == {"completed"}
     for stream, copy in zip(streams, followed, strict=True):
@@ -259,6 +257,19 @@ async def test_a_thread_has_one_run_on_all_servers(
     assert await contents(one, "t") == ["hi", "Hello", "again", "again"]
 
 
+async def test_the_running_question_is_in_the_thread_on_every_server(
+    launch: Launch, upstream: Upstream, redis: RedisServer
+) -> None:
+    """Here no server has saved it: the other one could not read the owner's memory, either."""
+    upstream.replies = [[STALL]]
+    one, other = await pair(launch, redis, OPENAI_BASE_URL=upstream.url)
+    start = await (await one.ask("hi", thread_id="t")).until("start")
+    for server in (one, other):
+        _, thread = await server.call("GET", "/api/threads/t")
+        question = {"role": "user", "id": start["message_id"], "content": "hi"}
+        assert (thread["run_id"], thread["messages"]) == (start["run_id"], [question])
+
+
 async def test_a_run_that_its_readers_left_makes_room_for_a_message_to_the_other_server(
     launch: Launch, upstream: Upstream, redis: RedisServer
 ) -> None:
@@ -269,11 +280,19 @@ async def test_a_run_that_its_readers_left_makes_room_for_a_message_to_the_other
     far = await other.follow(run_id)
     await far.until("text_delta")
 
-    async def owner_knows_of_it() -> bool:
-        with redis.client() as client:
-            return not client.exists(f"chat:{{{run_id}}}:wish")
+    with redis.client() as client:
 
-    await until(owner_knows_of_it)
+        async def told() -> bool:
+            return bool(client.exists(f"chat:{{{run_id}}}:wish"))
+
+        async def owner_knows_of_it() -> bool:
+            """Its lease was renewed later: then it has read the wish, too."""
+            age_s = 3 - client.pttl(f"chat:{{{run_id}}}:owner") / 1000
+            return age_s < time.monotonic() - told_at
+
+        await until(told)
+        told_at = time.monotonic()
+        await until(owner_knows_of_it)
     stream.close()
     assert await refusal(one, "again", thread_id="t") == (409, "thread_busy")
     far.close()
@@ -390,7 +409,7 @@ async def test_each_key_has_one_hash_tag_and_ends_by_itself(
         with redis.client() as client:
             for key in client.scan_iter():
                 tagged = re.fullmatch(rb"chat:(name:)?\{[^{}]+\}(:\w+)?", key)
-                assert tagged or key in (b"chat:since", b"chat:check"), key
+                assert tagged or key == b"chat:since", key
                 assert key == b"chat:since" or client.pttl(key) != -1, key
                 seen.add((tagged[1] or tagged[2] or b"").strip(b":") if tagged else b"")
         return {b"log", b"owner", b"wish", b"name"} <= seen
@@ -412,7 +431,7 @@ async def test_a_run_of_a_dead_server_ends_for_all_readers_and_its_thread_goes_o
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
     readers = [await server.follow(run_id) for server in (other, third, other)]
-    await until_kept(other, "t")
+    await until_saved(environ["DATABASE_URL"], "t")
     one.process.kill()
     began = time.monotonic()
     for events in await asyncio.wait_for(joined(*readers), FEW_S):
@@ -538,7 +557,7 @@ async def test_late_writes_of_a_paused_server_reach_neither_log_nor_thread(
     stream = await one.ask("hi", thread_id=thread_id)
     run_id = (await stream.until("start"))["run_id"]
     await stream.until("text_delta")
-    await until_kept(other, thread_id)
+    await until_saved(postgres.url, thread_id)
     one.process.send_signal(signal.SIGSTOP)
     away = await other.follow(run_id)
     events = await asyncio.wait_for(away.events(), FEW_S)
@@ -589,7 +608,7 @@ async def test_a_server_that_is_cut_off_from_redis_leaves_its_threads_alone(
         stream = await one.ask("hi", thread_id="cut-off")
         run_id = (await stream.until("start"))["run_id"]
         await stream.until("text_delta")
-        await until_kept(other, "cut-off")
+        await until_saved(postgres.url, "cut-off")
         relay.open.clear()
         away = await other.follow(run_id)
         await cut(stream)  # It stops the run before others may take it for dead.
@@ -664,11 +683,15 @@ async def test_a_redis_that_has_forgotten_ends_all_runs(
         with own_redis.client() as client:
             client.flushall()
     began = time.monotonic()
-    # Until the first run has surely stopped, its thread takes no other.
-    assert await refusal(servers[1], "again", thread_id="t") == (503, "unavailable")
+    # Redis has no claim of the thread any more, but the first run has to stop before the next one.
+    asking = asyncio.create_task(servers[1].ask("again", thread_id="t"))
+    had_stopped: list[bool] = []
+    asking.add_done_callback(lambda _: had_stopped.append(upstream.dropped.is_set()))
     for reader in (stream, away):
         await cut(reader)
     await asyncio.wait_for(upstream.dropped.wait(), FEW_S)
+    assert (await (await asking).events())[-2]["content"] == "Whole."
+    assert had_stopped == [True]
     for server in servers:
         assert (await works_again(server, began))[-2]["content"] == "Whole."
         assert (await server.call("GET", f"/api/runs/{run_id}"))[0] == 404
@@ -757,6 +780,85 @@ async def test_a_full_redis_stops_runs_and_is_recovered_from(
     await until_health(server, "ok")
 
 
+# --------------------------------------------------------------------------- the store by itself
+
+
+@asynccontextmanager
+async def open_run(redis: RedisServer) -> AsyncIterator[tuple[RedisStore, Run]]:
+    """A run of one event on a server of its own, whose readers nobody counts."""
+    async with open_redis(redis.url, Settings()) as store:
+        run = Run("0" * 24, Asked("t", "hi"), Settings())
+        run.log = await store.open(run)
+        run.log.append(StreamEvent("start", run_id=run.id, thread_id="t"))
+        assert await run.log.wait(0, FEW_S)
+        yield store, run
+
+
+async def test_a_run_without_an_owner_is_ended_once_however_many_look_at_it(
+    redis: RedisServer,
+) -> None:
+    async with open_run(redis), AsyncExitStack() as stack:
+        opening = (open_redis(redis.url, Settings()) for _ in range(2))
+        stores = [await stack.enter_async_context(each) for each in opening]
+
+        async def look(number: int) -> bytes:
+            await asyncio.sleep(number / 5000)
+            run = await stores[number % 2].find("0" * 24)
+            assert run
+            return run.log.read(0, 10**6)[0]
+
+        with redis.client() as client:
+            client.delete("chat:{000000000000000000000000}:owner")
+        copies = await asyncio.gather(*(look(number) for number in range(40)))
+    assert {copy.count(b"event: done") for copy in copies} == {1}
+    assert len({*copies}) == 1
+
+
+async def test_readers_that_wait_are_cut_when_the_lease_is_lost(redis: RedisServer) -> None:
+    async with open_run(redis) as (_, run):
+        waiting = asyncio.create_task(run.log.wait(1, FEW_S))
+        assert run.log.valid
+        with redis.client() as client:
+            client.delete("chat:{000000000000000000000000}:owner")
+        with pytest.raises(Unavailable):
+            await waiting
+        with pytest.raises(Unavailable):
+            await run.log.wait(1, FEW_S)
+        assert not run.log.valid
+        assert await run.log.wait(0, FEW_S)
+
+
+async def test_a_log_takes_no_event_once_its_lease_is_lost(redis: RedisServer) -> None:
+    async with open_run(redis) as (_, run):
+        with redis.client() as client:
+            client.delete("chat:{000000000000000000000000}:owner")
+            run.log.append(StreamEvent("thinking", content="late"))
+            with pytest.raises(Unavailable):
+                await run.log.wait(1, FEW_S)
+            assert client.xlen("chat:{000000000000000000000000}:log") == 1
+
+
+async def test_a_claim_is_void_once_its_run_is_gone(redis: RedisServer) -> None:
+    other = "f" * 24
+    async with open_run(redis) as (store, run):
+        await store.open(Run(other, Asked("t", "hi"), Settings()))
+        for name in ("thread:t", "key:k"):
+            assert await store.claim(name, run.id) == run.id
+            assert await store.claim(name, other) == run.id
+        with redis.client() as client:
+            client.delete("chat:{000000000000000000000000}:owner")
+            # The run has no owner, and its log is kept.
+            assert await store.holder("thread:t") is None
+            assert await store.claim("thread:t", other) == other
+            assert await store.claim("key:k", other) == run.id
+            client.delete("chat:{000000000000000000000000}:log")
+            assert await store.claim("key:k", other) == other
+            # Redis has forgotten the run itself, so it may not claim what others may hold.
+            client.delete("chat:{ffffffffffffffffffffffff}:owner")
+            with pytest.raises(Unavailable):
+                await store.claim("thread:u", other)
+
+
 # --------------------------------------------------------------------------- all of it at once
 
 
@@ -765,10 +867,11 @@ class Gateway(Client):
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         while True:
-            async with self.session.request(method, path, **options) as response:
-                if response.status not in (502, 503, 504):
-                    body = await response.read()
-                    return response.status, json.loads(body) if body else None
+            with suppress(ClientPayloadError):  # Its server died in the middle of the response.
+                async with self.session.request(method, path, **options) as response:
+                    if response.status not in (502, 503, 504):
+                        body = await response.read()
+                        return response.status, json.loads(body) if body else None
 
 
 class MortalRaw(Raw):
@@ -842,7 +945,6 @@ class MortalChaos(Chaos):
     visit_and_persist_as_well = visit_and_persist
 
 
-@pytest.mark.skip(reason="A busy machine makes it fail: the cause is not yet known.")
 @pytest.mark.timeout(120 + 2 * seconds(0))
 async def test_whoever_dies_no_reader_misses_or_repeats_an_event_and_each_run_ends_once(
     launch: Launch, nginx: Any, redis: RedisServer, postgres: Postgres, chaotic: ChaoticUpstream

@@ -274,6 +274,29 @@ async def test_a_thread_says_how_each_turn_ended(start: Start) -> None:
     ]
 
 
+class Dying(InMemorySaver):
+    """Loses everything after the first step's writes, as if the process had died there."""
+
+    dead = False
+
+    def put(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+        self.dead = self.dead or metadata["step"] == 0
+        return config if self.dead else super().put(config, checkpoint, metadata, new_versions)
+
+
+async def test_a_turn_that_died_between_a_step_and_its_checkpoint_says_so(start: Start) -> None:
+    dying = Dying()
+    graph = only(lambda state: {"messages": [AIMessage("Bye")]})
+    await (await start(Agent(graph.compile(dying), "x"))).run("hi", thread_id="t")
+    saver = InMemorySaver()
+    saver.storage, saver.writes, saver.blobs = dying.storage, dying.writes, dying.blobs
+    server = await start(Agent(graph.compile(saver), "x"))
+    await server.run("again", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["hi", "", "again", "Bye"]
+    assert thread["messages"][1]["ended"] == "shutdown"
+
+
 async def test_a_thread_shows_reasoning_and_usage(start: Start) -> None:
     from langchain_core.messages import AIMessageChunk
 

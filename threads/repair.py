@@ -71,7 +71,8 @@ async def settle(
             namespace = task.state.config["configurable"]["checkpoint_ns"]
             inner = {**config["configurable"], "checkpoint_ns": namespace}
             await settle(graph, {"configurable": inner})
-    if state.next:
+    # Not `next`: it lacks tasks that have ended and whose step has not.
+    if state.tasks:
         if ended is None and not waits(graph, state):
             # A step is pending and nobody is asked: the process died during the turn.
             ended = {"reason": "shutdown"}
