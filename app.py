@@ -7,8 +7,12 @@ frame that of `events`.
 
 from __future__ import annotations
 
+import signal
 import sys
 
+if __name__ == "__main__":
+    # Until `serve` listens to it, Ctrl-C ends the process without a traceback of the imports below.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 if sys.version_info < (3, 11):
     sys.exit("This server needs Python 3.11 or newer; this is " + sys.version.split()[0] + ".")
 
@@ -16,7 +20,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -461,8 +464,6 @@ def main() -> None:
     except (SettingError, AgentError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:  # Ctrl-C during the start.
-        os._exit(128 + signal.SIGINT)
     logging.shutdown()
     sys.stdout.flush()
     # A tool that blocks a worker thread would hold the process until it returns.
@@ -481,9 +482,9 @@ def run_to_the_end(serving: Coroutine[Any, Any, None]) -> None:
         try:
             loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt) as error:
-            # Before `serve` listens to signals this is Ctrl-C. After that it comes from a tool or a
-            # node: asyncio stops the loop then, but other runs still need it.
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # It comes from a tool or a node. asyncio stops the loop then, but other runs still need
+            # it.
+            if task.done():
                 raise
             logger.warning("a tool or a node raised %s", type(error).__name__)
 

@@ -26,18 +26,16 @@ def built_in(
 ) -> tuple[CompiledStateGraph[Any, Any, Any, Any], str]:
     """Return the graph, without a checkpointer, and the name of its model.
 
-    With a key or an address the model is OpenAI's, or that of the server at ``base_url``; without
-    both it is the demo model, which streams at ``tokens_per_s`` (0: without pauses). ``docs`` is
-    the directory or file that the tool ``search_docs`` searches.
+    Without a key and an address it is the demo model, which streams at ``tokens_per_s`` (0: without
+    pauses). ``docs`` is the folder or file that the tool ``search_docs`` searches.
     """
+    tools = make_tools(docs)
     chat: BaseChatModel = DemoModel(tokens_per_s=tokens_per_s)
-    name = "demo"
     if api_key or base_url:
         # This import takes longer than all others together, and the demo model does not need it.
         from builtin.openai import openai_model
 
-        chat, name = openai_model(api_key, base_url, model), model
-    tools = make_tools(docs)
+        chat = openai_model(api_key, base_url, model)
     bound = chat.bind_tools(tools)
 
     async def call_model(state: MessagesState) -> dict[str, list[AnyMessage]]:
@@ -61,4 +59,4 @@ def built_in(
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", next_node, ["model", "tools", END])
     graph.add_edge("tools", "model")
-    return graph.compile(), name
+    return graph.compile(), model if api_key or base_url else "demo"

@@ -1,37 +1,34 @@
 """The offline stand-in for a model: it reads a message by rules and calls real tools.
 
-The rules are a few patterns in English and Japanese. From the last message they make tool calls or
-one of LINES; from the results of the tools they make sentences. The graph around the model, the
-tool calls and the streaming are those of any chat model.
+The rules are a few patterns in English and Japanese. The last message becomes tool calls or one of
+LINES, and the results of the tools become sentences. The graph around the model, the tool calls and
+the streaming are those of any chat model.
 """
 
 import asyncio
+import functools
 import json
 import re
+import unicodedata
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import suppress
-from datetime import datetime
+import zoneinfo
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.messages import BaseMessage as Message
-from langchain_core.messages.tool import ToolCall, tool_call_chunk
+from langchain_core.messages.tool import ToolCall, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
-from langchain_core.utils.function_calling import convert_to_openai_tool
-
-from builtin.tools import CJK, JAPANESE, PLACES, normalised, zone_names
 
 MAX_CALLS = 8  # bounds what one message of 32,000 characters can start
 MAX_QUERY_CHARS = 200  # what follows in a longer message is pasted text, not the question
 MAX_QUOTED = 2  # a third hit is seldom what was meant
 
-Request = tuple[str, dict[str, Any]]  # a tool's name and its arguments
-
+JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # A stream's pieces, as a model's tokens: a word with the space after it, or three CJK characters.
-PIECE = re.compile(rf"[{CJK}]{{1,3}}|[^\s{CJK}]{{1,24}}\s*|\s+")
+PIECE = re.compile(r"[\u3000-\u9fff]{1,3}|[^\s\u3000-\u9fff]{1,24}\s*|\s+")
 
 
 class DemoModel(BaseChatModel):
@@ -44,16 +41,14 @@ class DemoModel(BaseChatModel):
         return "demo"
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
-        """Return this model with tools, which it calls by its rules, whatever ``tool_choice``."""
-        names = [convert_to_openai_tool(each)["function"]["name"] for each in tools]
-        return self.bind(bound=names, **kwargs)
+        return self  # Its rules know the tools.
 
     def _generate(self, messages: list[Message], *_: Any, **kwargs: Any) -> ChatResult:
-        return ChatResult(generations=[ChatGeneration(message=reply(messages, **kwargs))])
+        return ChatResult(generations=[ChatGeneration(message=reply(messages))])
 
     async def _astream(self, messages: list[Message], *_: Any, **kwargs: Any) -> AsyncIterator[Any]:
         # In a thread: a long message takes milliseconds, and so do the names of the time zones.
-        message = await asyncio.to_thread(reply, messages, **kwargs)
+        message = await asyncio.to_thread(reply, messages)
         loop = asyncio.get_running_loop()
         start = loop.time()
         for number, chunk in enumerate(split(message)):
@@ -78,26 +73,22 @@ def split(message: AIMessage) -> list[AIMessageChunk]:
     return [*chunks, AIMessageChunk(content="", usage_metadata=usage, chunk_position="last")]
 
 
-def reply(messages: Sequence[Message], bound: Collection[str] = (), **_: Any) -> AIMessage:
-    """Return the model's next message: a text, or calls of the tools whose names are ``bound``.
-
-    After the results of tools it is the sentences for them, else what the last question asks for.
-    """
-    humans = [i for i, message in enumerate(messages) if isinstance(message, HumanMessage)]
-    last = humans[-1] if humans else 0
-    said = [str(messages[i].text) for i in humans] or [""]
+def reply(messages: Sequence[Message]) -> AIMessage:
+    """Return the model's next message: sentences for the results of tools, else text or calls."""
+    last = max((n for n, each in enumerate(messages) if isinstance(each, HumanMessage)), default=0)
+    said = [str(each.text) for each in messages if isinstance(each, HumanMessage)]
     # A question without letters, such as 1 + 1, is in the language of the one before it.
-    lettered = [text for text in said if re.search(r"[^\W\d_]", text)] or [""]
-    ja = bool(JAPANESE.search(lettered[-1]))
-    results = [message for message in messages[last:] if isinstance(message, ToolMessage)]
-    text = "\n\n".join(describe(message, ja) for message in results)
+    lettered = [text for text in said if re.search(r"[^\W\d_]", text)]
+    ja = bool(lettered and JAPANESE.search(lettered[-1]))
+    results = [each for each in messages[last:] if isinstance(each, ToolMessage)]
+    text = "\n\n".join(describe(each, ja) for each in results)
     calls: list[ToolCall] = []
     if not results:
-        line, requests = read(said[-1], messages[:last])
-        for name, args in requests[:MAX_CALLS]:
-            if name in bound:
-                calls.append({"name": name, "args": args, "id": f"call_{uuid.uuid4().hex}"})
-        text = "" if calls else say(line or "cannot", ja)
+        answer = read(said[-1] if said else "", messages[:last])
+        if isinstance(answer, str):
+            text = say(answer, ja)
+        else:
+            calls = answer[:MAX_CALLS]
     pieces_in = sum(len(PIECE.findall(message.text)) for message in messages)
     pieces_out = len(PIECE.findall(text)) + 2 * len(calls)  # a call streams in two fragments
     usage = {"input_tokens": pieces_in, "output_tokens": pieces_out}
@@ -107,122 +98,103 @@ def reply(messages: Sequence[Message], bound: Collection[str] = (), **_: Any) ->
 
 # What a message asks for. Each pattern reads a text in a time that is linear in its length.
 
-NUMBER = r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)"  # not the 8 of utf8, nor the 3 of 1.2.3
+# A whole message, and the key of the line that answers it.
+SMALL_TALK = {
+    r"(?:many )?(?:thanks|thank you).{0,30}|(?:どうも)?ありがとう.{0,10}": "thanks",
+    r"(?:hi|hello|hey|good \w+)(?: there| all)?|help(?: me)?|(?:who|how) are you": "about",
+    r"what is (?:this|it)|what (?:are|can|do) you.{0,20}|what can (?:i|it) (?:ask|do)": "about",
+    r"こんにちは|こんばんは|おはよう.{0,5}|ヘルプ|使い方.{0,10}|これは何.{0,10}": "about",
+    r".{0,6}(?:誰|何[がを]?でき).{0,10}": "about",
+    r"(?:please |can you |could you )*(?:write|translate|draw|tell me an?)\b.*": "cannot",
+    r".*(?:書いて|訳して|要約して|描いて)(?:ください|下さい)?": "cannot",
+}
+NUMBER = r"(?<![\w.])(\d+(?:\.\d+)?)"  # not the 8 of utf8, nor the 3 of 1.2.3
 # Words for arithmetic, and the operators that replace them.
-REWRITES = (
-    (rf"{NUMBER} ?(?:%|percent) of ?(?=[\d(])", r"\1 / 100 * "),
-    (rf"{NUMBER}の{NUMBER} ?%", r"\1 * \2 / 100"),
-    (rf"\bdouble (that|it|{NUMBER})", r"\1 * 2"),
-    (r"\b(?:plus|add) (?=[\d(])", "+ "),
-    (r"\b(?:minus|subtract) (?=[\d(])", "- "),
-    (r"\btimes (?=[\d(])", "* "),
-    (r"\bdivided?(?: it| that)? by (?=[\d(])", "/ "),
-    (rf"に{NUMBER}を足", r" + \1"),
-    (rf"から{NUMBER}を引", r" - \1"),
-    (rf"[をの]{NUMBER}倍", r" * \1"),
-    (rf"を{NUMBER}で割", r" / \1"),
-)
+REWRITES = {
+    rf"{NUMBER} ?(?:%|percent) of ": r"\1 / 100 * ",
+    rf"{NUMBER}の(\d+) ?%": r"\1 * \2 / 100",
+    rf"\bdouble (that|it|{NUMBER})": r"\1 * 2",
+    r"[をの](\d+)倍": r" * \1",
+    r"\bplus (?=\d)": "+ ",
+    r"\bminus (?=\d)": "- ",
+    r"\btimes (?=\d)": "* ",
+    r"\bdivided by (?=\d)": "/ ",
+}
 # Two signs that a message means the earlier result: it begins with an operator, or a pronoun stands
 # before an operator.
-EARLIER = re.compile(
-    r"(?i)(?:\A(?:and |then |now )*(?!-\d)|\b(?:that|it|this)|それ|これ|答え) ?(?=[-+*/] ?[\d(])"
-)
-DATE = re.compile(r"(?<!\d)(?:\d{4}([-/])\d\d?\1\d\d?|0\d+-[\d-]+)")  # or a telephone number
+EARLIER = re.compile(r"(?:\A(?:and |then )*(?!-\d)|\b(?:that|it)|それ|これ) ?(?=[-+*/] ?\d)")
 # A run of numbers and operators, then the letter or colon after it, if there is one. With a letter
 # or a colon beside it a run is no sum: UTF-8, 10:30-11:00.
-PART = r"(?:[\d()+\-*/%]|\.(?=\d)|sqrt(?=\())"
-RUN = re.compile(rf"(?<![A-Za-z_:.\d()+\-*/%])({PART}(?: ?{PART})*)([A-Za-z_:]?)")
-SUM = re.compile(r"\d[) ]*[-+*/%][-+*/%() ]*(?:sqrt\()?[\d.]|sqrt\(")
-WAIT = re.compile(
-    r"(?i)\b(?:wait|sleep|pause)(?: for)? (-?\d+(?:\.\d+)?)( ?min)?"
-    rf"|{NUMBER}(?:秒|(分))(?:間|だけ|ほど)?待"
-)
+PART = r"(?:[\d()+\-*/]|\.(?=\d))"
+RUN = re.compile(rf"(?<![A-Za-z_:.\d()+\-*/])({PART}(?: ?{PART})*)([A-Za-z_:]?)")
+SUM = re.compile(r"\d[) ]*[-+*/][-+*/() ]*\d")
+WAIT = re.compile(r"\bwait (?:for )?(\d{1,6}(?:\.\d+)?)( ?min)?|(\d{1,6})(?:秒|(分))")
 TIME = re.compile(
-    r"(?i)\b(?:what(?:'s|’s| is)?|current)(?: the)? (?:current )?(?:time|date|day)"
-    r"(?: is it| in\b| now\b| today\b|\W*\Z)"
-    r"|\btime (?:is it|in|now)\b|\bthe time\W*\Z|何時(?!間)|時刻|日時|何曜日"
+    r"what time|\b(?:time|date) (?:is it|in|now)\b|\bthe (?:time|date)(?: now| today| in\b|\W*\Z)"
+    r"|何時(?!間)|時刻"
 )
-PLACES_AFTER = re.compile(r"(?i)\b(?:it|time|date|day|now|today) in ([^.?!;\n]{1,100})")
-PLACES_BEFORE = re.compile(r"([^\s、。]{1,40}?)[のは](?:今|いま|現在)?の?(?:時刻|何時|日時|何曜日)")
-PLACE_BORDER = re.compile(r"(?i),|\band\b|\bor\b|と")
-NO_PLACE = re.compile(r"(?i)\b(?:right now|now|today|please)\b|今日?|現在")
-# A whole message and the key of the line that answers it.
-SMALL_TALK = (
-    (r"(?:many )?(?:thanks|thank you)(?: .{1,30})?|(?:どうも)?ありがとう.{0,10}", "thanks"),
-    (r"(?:hi|hello|hey|good (?:morning|afternoon|evening))(?: there| all)?", "about"),
-    (r"(?:please )?help(?: me)?|what can (?:you|i) (?:do|ask).{0,20}", "about"),
-    (r"(?:who|what|how) are you.{0,20}|what is this(?: \w{1,20})?", "about"),
-    (r"ヘルプ|こんにちは|こんばんは|これは何.{0,10}|.{0,6}(?:誰|何[がを]?でき).{0,10}", "about"),
-    (r"(?:please |can you |could you )*(?:write|translate|draw|tell me an?)\b.*", "cannot"),
-    (r".*(?:書いて|訳して|要約して|描いて)(?:ください|下さい)?", "cannot"),
-)
+# The other cities are those of the time zones' names.
+CITIES = {"東京": "Asia/Tokyo", "ソウル": "Asia/Seoul", "北京": "Asia/Shanghai"}
+CITIES |= {"ロンドン": "Europe/London", "パリ": "Europe/Paris", "ベルリン": "Europe/Berlin"}
+CITIES |= {"ニューヨーク": "America/New_York", "シドニー": "Australia/Sydney"}
 
 
-def read(question: str, history: Sequence[Message]) -> tuple[str, list[Request]]:
-    """Return the key of a line in LINES, or "" and the tool calls that the question asks for."""
-    text = normalised(question).strip()
-    for pattern, replacement in REWRITES:
-        text = re.sub(f"(?i){pattern}", replacement, text)
+def read(question: str, history: Sequence[Message]) -> str | list[ToolCall]:
+    """Return the tool calls that a question asks for, or the key of a line in LINES."""
+    text = unicodedata.normalize("NFKC", question).lower()
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", text).translate(str.maketrans("×÷−", "*/-"))
+    for pattern, replacement in REWRITES.items():
+        text = re.sub(pattern, replacement, text)
     if EARLIER.search(text):
-        result = earlier_result(history)
-        if not result:
-            return "no_result", []
-        text = EARLIER.sub(f"{result} ", text)
-    bare = text.strip(" \n.?!,、。")
-    for pattern, line in SMALL_TALK:
-        if re.fullmatch(f"(?is){pattern}", bare):
-            return line, []
-    last_tool = [message.name for message in history if isinstance(message, ToolMessage)][-1:]
-    place = re.sub(r"(?i)\A(?:and |what about |how about |in |では|じゃあ)+", "", bare)
-    place = place.removesuffix("は")
-    if last_tool == ["current_time"] and place.lower() in zone_names():
-        text = f"time in {place}"
-    query = re.sub(r"(?i)\A(?:please )?search\b.{0,30}? for ", "", " ".join(question.split()))
-    return "", find_requests(text) or [("search_docs", {"query": query[:MAX_QUERY_CHARS]})]
-
-
-def find_requests(text: str) -> list[Request]:
-    """Return the waits, sums and times that a text asks for."""
-    requests: list[Request] = []
-    for wait in WAIT.finditer(text):
-        seconds = float(wait[1] or wait[3]) * (60 if wait[2] or wait[4] else 1)
-        # A number of 400 digits is infinite as a float, which JSON cannot carry.
-        requests.append(("wait", {"seconds": min(seconds, 1e9)}))
-    text = DATE.sub(" ", WAIT.sub(" ", text))
-    for run, after in RUN.findall(text):
+        earlier = [each for each in history if each.name == "calculate"]
+        result = result_of(earlier[-1]).get("result") if earlier else None
+        if result is None:
+            return "no_result"
+        text = EARLIER.sub(f"({result}) " if result < 0 else f"{result} ", text)
+    for pattern, line in SMALL_TALK.items():
+        if re.fullmatch(f"(?s){pattern}", text.strip(" \n.?!,、。")):
+            return line
+    calls = []
+    for seconds, minutes, seconds_ja, minutes_ja in WAIT.findall(text):
+        wanted = float(seconds or seconds_ja) * (60 if minutes or minutes_ja else 1)
+        calls.append(call("wait", seconds=wanted))
+    for run, after in RUN.findall(WAIT.sub(" ", text)):
         if SUM.search(run) and not after:
-            requests.append(("calculate", {"expression": run}))
+            calls.append(call("calculate", expression=run))
     if TIME.search(text):
-        lists = ",".join(PLACES_AFTER.findall(text) + PLACES_BEFORE.findall(text))
-        places = [name.strip() for name in PLACE_BORDER.split(NO_PLACE.sub("", lists))]
-        for place in list(filter(None, places)) or ["UTC"]:
-            zone = zone_names().get(place.lower(), place)
-            requests.append(("current_time", {"timezone": zone}))
-    return requests
+        zones, city = cities()
+        for zone in [zones[name] for name in city.findall(text)] or ["UTC"]:
+            calls.append(call("current_time", timezone=zone))
+    query = " ".join(question.split())[:MAX_QUERY_CHARS]
+    return calls or [call("search_docs", query=query)]
 
 
-def earlier_result(history: Sequence[Message]) -> str:
-    """Return the last result of a calculation as part of an expression; empty if there is none."""
-    for message in reversed(history):
-        match result_of(message):
-            case {"expression": _, "result": int() | float() as result}:
-                return f"({result})" if result < 0 else f"{result}"
-    return ""
+def call(tool: str, **args: Any) -> ToolCall:
+    return tool_call(name=tool, args=args, id=f"call_{uuid.uuid4().hex}")
 
 
-def result_of(message: Message) -> dict[str, Any]:
-    """Return the JSON object of a tool's message; empty for a failure and any other message."""
-    if isinstance(message, ToolMessage) and message.status != "error":
-        with suppress(ValueError):
-            result = json.loads(message.text)
-            return result if isinstance(result, dict) else {}
-    return {}
+@functools.cache
+def cities() -> tuple[dict[str, str], re.Pattern[str]]:
+    """Return the time zones by the name of their city, and a pattern of these names."""
+    known = sorted(zoneinfo.available_timezones())
+    zones = {zone.rsplit("/", 1)[-1].replace("_", " ").lower(): zone for zone in known} | CITIES
+    names = "|".join(map(re.escape, sorted(zones, key=len, reverse=True)))
+    return zones, re.compile(rf"(?<![a-z])(?:{names})(?![a-z])")
 
 
 # What the model says.
 
 
-def describe(message: Message, ja: bool) -> str:
+def result_of(message: Message) -> dict[str, Any]:
+    """Return the JSON object of a tool's message; empty for a failure."""
+    try:
+        result = json.loads(message.text)
+    except ValueError:
+        return {}
+    return result if isinstance(result, dict) else {}
+
+
+def describe(message: ToolMessage, ja: bool) -> str:
     """Return the sentences for one tool's result, or for its refusal."""
     match result_of(message):
         case {"expression": expression, "result": result}:
@@ -230,8 +202,7 @@ def describe(message: Message, ja: bool) -> str:
         case {"timezone": zone, "time": time, "weekday": day}:
             name = zone.rsplit("/", 1)[-1].replace("_", " ")
             if ja:
-                name = PLACES[zone].split()[0] if zone in PLACES else name
-                day = "月火水木金土日"[datetime.fromisoformat(time).weekday()] + "曜日"
+                name = next((name for name in CITIES if CITIES[name] == zone), name)
             return say("time", ja, name, time[11:16], day, time[:10], time[19:])
         case {"waited_s": seconds}:
             return say("wait", ja, seconds)
@@ -293,7 +264,7 @@ LINES = {
     ),
     "found": ("From the documents:", "ドキュメントからの引用です。"),
     "calculate": ("`{}` = **{}**", "`{}` = **{}** です。"),
-    "time": ("It is **{1}** in {0} ({2} {3}, UTC{4}).", "{0}は **{1}** です({3} {2}、UTC{4})。"),
+    "time": ("It is **{1}** in {0} ({2} {3}, UTC{4}).", "{0}は **{1}** です({3}、UTC{4})。"),
     "wait": ("I waited {:g} s.", "{:g} 秒待ちました。"),
     "refused": ("That did not work: {}", "うまくいきませんでした。{}"),
 }

@@ -439,3 +439,21 @@ async def test_ctrl_c_says_what_it_waits_for(launch: Launch, upstream: Upstream)
     line = (await server.process.stdout.readline()).decode()
     assert line == "Waiting up to 0.5 s for running runs (1); Ctrl-C again stops at once\n"
     assert (await stream.until("done"))["reason"] == "shutdown"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
+async def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
+    """The import of aiohttp and LangGraph takes most of the start, so it is cut there."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "importtime", str(ROOT / "app.py"), "--port=0"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr
+    async for line in process.stderr:
+        if b"aiohttp" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = await process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert b"Traceback" not in said

@@ -2,8 +2,6 @@
 
 import json
 import zoneinfo
-from collections.abc import Iterator
-from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ from langchain_core.tools import ToolException
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
-from builtin import tools
-from builtin.tools import evaluate, find_zone, make_tools
+from builtin.tools import evaluate, make_tools
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -26,21 +23,18 @@ def table(text: str) -> list[list[str]]:
     ]
 
 
-# Calculating.
-
 VALUES = """
-12 * (3 + 4) → 84 | 0.1 + 0.2 → 0.3 | 6 / 2 → 3 | 7 // 2 + 7 % 2 → 4 | 2^10 → 1024 | 12×3÷4 → 9
-(1+2)*3 → 9 | -3 + +4 → 1 | 1,000,000 + 1 → 1000001 | sqrt(16) → 4 | 1e3 + 1 → 1001
-2 ** -1 → 0.5 | 1 ** 10 ** 200 → 1 | -0.0 → 0 | 2 ** 64 → 18446744073709551616
+12 * (3 + 4) → 84 | 0.1 + 0.2 → 0.3 | 6 / 2 → 3 | (1+2)*3 → 9 | -3 + 4 → 1 | .5 * 3 → 1.5
+2 ** -1 → 0.5 | 1 ** 10 ** 200 → 1 | -0.0 → 0 | 2 ** 64 → 1.84467440737096e+19 | 1.5 → 1.5
 """
 REFUSED = """
-10**300 → 300 digits | 1e999 → 300 digits | 1e308 * 10 → 300 digits | 1.5 ** 10**200 → 300 digits
-9**200 * 9**200 → 300 digits | 1/0 → Division | 0 ** -1 → Division | 5 % 0 → Division
-(-8) ** 0.5 → not a real | sqrt(-1) → not a real
-1 + → only | (1, 2) → only | 1or 2 → only | sqrt → only | sqrt() → only | __import__('os') → only
-1 if 1 else 2 → only | sqrt(1)(2) → only | 007 → only | 2j → only
+1 + → numbers | (1, 2) → numbers | 1or 2 → numbers | 1e3 → numbers | () → numbers | 1 (2) → numbers
+__import__('os') → numbers | 1 if 1 else 2 → numbers | 007 → numbers | 2j → numbers
+5 % 0 → numbers | 1 // 2 → numbers | (-8) ** 0.5 → numbers
+1.5 ** 10**200 → numbers | 9**200 * 9**200 → numbers | 10**308 * 10 → numbers | 1) + (1 → numbers
+1/0 → Division | 0 ** -1 → Division
 """
-HOSTILE = [["", "only"], ["1\ud800", "only"], ["(" * 200, "only"], ["1+" * 200 + "1", "longer"]]
+HOSTILE = [["", "numbers"], ["1\ud800", "numbers"], ["(" * 200, "numbers"], ["1+" * 200, "numbers"]]
 
 
 @pytest.mark.parametrize(("expression", "result"), table(VALUES))
@@ -48,8 +42,8 @@ def test_arithmetic_has_its_value(expression: str, result: str) -> None:
     assert json.dumps(evaluate(expression)) == result
 
 
-@pytest.mark.parametrize("expression", ["-" * 198 + "1", "(" * 99 + "1" + ")" * 99])
-def test_deep_nesting_is_still_arithmetic(expression: str) -> None:
+@pytest.mark.parametrize("expression", ["-" * 198 + "1", "(" * 99 + "1" + ")" * 99, " 1\n"])
+def test_deep_nesting_and_blanks_are_still_arithmetic(expression: str) -> None:
     assert evaluate(expression) == 1
 
 
@@ -61,54 +55,9 @@ def test_other_arithmetic_is_refused(expression: str, reason: str) -> None:
 
 @pytest.mark.parametrize("expression", ["9**9**9**9", "9**9**9", "(10**299)**(10**299)"])
 def test_a_power_without_end_is_never_begun(expression: str) -> None:
-    """It would run for minutes, or use up the memory, before anything could refuse it."""
-    with pytest.raises(ToolException, match="300 digits"):
+    """Of whole numbers it would run for minutes, or use up the memory."""
+    with pytest.raises(ToolException, match="numbers"):
         evaluate(expression)
-
-
-# Telling the time.
-
-CITIES = """
-Asia/Tokyo → Asia/Tokyo | tokyo → Asia/Tokyo | 東京 → Asia/Tokyo | New  York  → America/New_York
-Lisbon → Europe/Lisbon | america/buenos_aires → America/Buenos_Aires | utc → UTC | UTC → UTC
-UK → Europe/London | ＵＴＣ → UTC
-"""
-
-
-@pytest.fixture
-def no_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take the database of time zones away, as on Windows without the package tzdata."""
-    monkeypatch.setattr(zoneinfo, "available_timezones", set)
-    tools.zone_names.cache_clear()
-    yield
-    tools.zone_names.cache_clear()
-
-
-@pytest.mark.parametrize(("name", "zone"), table(CITIES))
-def test_a_city_has_its_zone(name: str, zone: str) -> None:
-    assert find_zone(name)[0] == zone
-
-
-def test_every_place_that_is_known_by_name_has_a_zone() -> None:
-    for zone, names in tools.PLACES.items():
-        assert {find_zone(name)[0] for name in names.split()} == {zone}
-
-
-@pytest.mark.parametrize("name", ["", "../../etc/passwd", "/etc/passwd", "Asia", "Atlantis", "\0"])
-def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ToolException, match="no time zone of that name"):
-        find_zone(name)
-
-
-@pytest.mark.usefixtures("no_zones")
-def test_without_zone_data_only_utc_is_known() -> None:
-    assert find_zone("UTC") == ("UTC", UTC)  # not a ZoneInfo, which would read the database
-    for name in ("Tokyo", "東京"):
-        with pytest.raises(ToolException, match="no time zone of that name"):
-            find_zone(name)
-
-
-# Through a graph.
 
 
 async def call(name: str, args: dict[str, Any]) -> tuple[ToolMessage, list[Any]]:
@@ -145,7 +94,10 @@ async def test_wait_reports_each_second_and_the_end() -> None:
         ("wait", {"seconds": "soon"}, "do not fit"),
         ("search_docs", {}, "do not fit"),
         ("calculate", {"expression": "1/0"}, "Division by zero"),
-        ("current_time", {"timezone": "x"}, "no time zone"),
+        ("current_time", {"timezone": "Atlantis"}, "no such time zone"),
+        ("current_time", {"timezone": ""}, "no such time zone"),
+        ("current_time", {"timezone": "../../etc/passwd"}, "no such time zone"),
+        ("current_time", {"timezone": "\ud800"}, "no such time zone"),
     ],
 )
 async def test_a_refusal_is_an_error_message_in_a_plain_sentence(
@@ -158,11 +110,21 @@ async def test_a_refusal_is_an_error_message_in_a_plain_sentence(
 
 
 async def test_the_time_has_its_zone_and_weekday() -> None:
-    message, _ = await call("current_time", {"timezone": "Tokyo"})
+    message, _ = await call("current_time", {"timezone": "Asia/Tokyo"})
     told = json.loads(message.text)
     assert told["timezone"] == "Asia/Tokyo"
     assert told["time"].endswith("+09:00")
     assert told["weekday"].endswith("day")
+
+
+async def test_utc_works_without_the_database_of_zones() -> None:
+    """Windows has none without the package tzdata."""
+    zoneinfo.reset_tzpath(to=[])
+    try:
+        message, _ = await call("current_time", {"timezone": "UTC"})
+    finally:
+        zoneinfo.reset_tzpath()
+    assert json.loads(message.text)["time"].endswith("+00:00")
 
 
 async def test_results_stay_readable_json() -> None:
