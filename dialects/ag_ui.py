@@ -8,21 +8,42 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from dialects import shared
-from dialects.shared import Json, Pending, ids_of, invalid, objects_in, resume_of, text_of, to_json
-from events import Asked
+from dialects.shared import Json, Pending, objects_in, questions, resume_of, text_of, to_json
+from events import Asked, Refused
 
-NAMES = {
-    ("start", "text"): ["TEXT_MESSAGE_START"],
-    ("delta", "text"): ["TEXT_MESSAGE_CONTENT"],
-    ("end", "text"): ["TEXT_MESSAGE_END"],
-    ("start", "reasoning"): ["REASONING_START", "REASONING_MESSAGE_START"],
-    ("delta", "reasoning"): ["REASONING_MESSAGE_CONTENT"],
-    ("end", "reasoning"): ["REASONING_MESSAGE_END", "REASONING_END"],
-}
-ROLES = {"TEXT_MESSAGE_START": "assistant", "REASONING_MESSAGE_START": "reasoning"}
+FRAMES = shared.table(
+    """\
+start {"type":"RUN_STARTED","threadId":$threadId,"runId":$runId,"protocolVersion":"1.0",
+    "metadata":{"run_id":$newest}}
+replay {"type":"RUN_STARTED","threadId":$threadId,"runId":$runId,"protocolVersion":"1.0",
+    "metadata":{"run_id":$newest}}
+replay {"type":"MESSAGES_SNAPSHOT","messages":$messages}
+thinking {"type":"CUSTOM","name":"thinking","value":$content}
+text_start {"type":"TEXT_MESSAGE_START","messageId":$id,"role":"assistant"}
+text_delta {"type":"TEXT_MESSAGE_CONTENT","messageId":$id,"delta":$content}
+text_end {"type":"TEXT_MESSAGE_END","messageId":$id}
+reasoning_start {"type":"REASONING_START","messageId":$id-reasoning}
+reasoning_start {"type":"REASONING_MESSAGE_START","messageId":$id-reasoning,"role":"reasoning"}
+reasoning_delta {"type":"REASONING_MESSAGE_CONTENT","messageId":$id-reasoning,"delta":$content}
+reasoning_end {"type":"REASONING_MESSAGE_END","messageId":$id-reasoning}
+reasoning_end {"type":"REASONING_END","messageId":$id-reasoning}
+tool_call {"type":"TOOL_CALL_START","toolCallName":$tool,"toolCallId":$id}
+tool_call {"type":"TOOL_CALL_ARGS","delta":$arguments,"toolCallId":$id}
+tool_call {"type":"TOOL_CALL_END","toolCallId":$id}
+tool_progress {"type":"CUSTOM","name":"tool_progress","value":{"toolCallId":$id,"content":$content}}
+tool_result {"type":"TOOL_CALL_RESULT","messageId":$id-result,"toolCallId":$id,"role":"tool",
+    "content":$content,"metadata":{"status":$status}}
+changed_answer {"type":"CUSTOM","name":"final_answer","value":{"messageId":$id,"content":$content}}
+error {"type":"RUN_ERROR","message":$message,"code":$code}
+done {"type":"RUN_FINISHED","threadId":$threadId,"runId":$runId,"outcome":$outcome}
+done_usage {"type":"RUN_FINISHED","threadId":$threadId,"runId":$runId,"outcome":$outcome,
+    "usage":[{"inputTokens":$input_tokens,"outputTokens":$output_tokens,
+    "totalTokens":$total_tokens}]}"""
+)
 
 
 def read(body: Json, pending: Pending) -> Asked | None:
@@ -31,23 +52,23 @@ def read(body: Json, pending: Pending) -> Asked | None:
     Raises Refused. A request that comes again joins its run, by the key. CopilotKit answers an
     interrupt under the ``runId`` of the run that asked, so that alone is no key.
     """
-    messages, entries = objects_in(body.get("messages")), objects_in(body.get("resume"))
     if not isinstance(body.get("runId"), str):
-        raise invalid("runId has to be text.")
+        raise Refused("invalid_request", "runId has to be text.")
     asked: Json = {"thread_id": body["threadId"]}
-    if entries:
-        answers = {
-            str(each.get("interruptId")): each.get("payload")
-            if each.get("status") == "resolved"
-            else None
-            for each in entries
-        }
-        waited = {id_ for each in (pending or {}).items() for id_ in ids_of(*each)}
-        if pending is None or (waited and not waited & answers.keys()):
+    last = [{}, *objects_in(body, "messages")][-1]
+    answers = {
+        str(each.get("interruptId")): each.get("payload")
+        if each.get("status") == "resolved"
+        else None
+        for each in objects_in(body, "resume")
+    }
+    if answers:
+        waits_for = {id_ for id_, *_ in questions(pending or {})}
+        if pending is None or (waits_for and not waits_for & answers.keys()):
             return None  # They have been given, but the client does not have what followed.
         asked["resume"] = resume_of(answers, pending)
-    elif messages and messages[-1].get("role") == "user":
-        asked["message"] = text_of(messages[-1].get("content"))
+    elif last.get("role") == "user":
+        asked["message"] = text_of(last, "content")
     else:
         return None
     key = hashlib.sha256(json.dumps([body["runId"], asked]).encode()).hexdigest()
@@ -63,94 +84,60 @@ class Translator(shared.Translator):
     def __init__(
         self, run_id: str, body: Json, replay: bool = False, answers: Sequence[Any] = ()
     ) -> None:
-        super().__init__(answers)
-        self._newest = run_id
-        self._about = {"threadId": body["threadId"], "runId": body["runId"]}
-        self._is_new_client = "protocolVersion" in body
-        messages = objects_in(body.get("messages"))
+        super().__init__(FRAMES, answers)
+        self._replay, self._knows_cancelled = replay, "protocolVersion" in body
+        messages = objects_in(body, "messages")
         asked = max((n for n, m in enumerate(messages, 1) if m.get("role") == "user"), default=0)
-        # The client keeps reasoning that is in no snapshot, and appends to it.
-        thoughts = [{**m, "content": ""} for m in messages[asked:] if m.get("role") == "reasoning"]
-        self._snapshot = messages[:asked] + thoughts if replay else None
-        has = messages if self._snapshot is None else self._snapshot
-        self._results = {each.get("toolCallId") for each in has}
-        for n, message in enumerate(has):
-            for call in objects_in(message.get("toolCalls")):
+        if replay:
+            # The client keeps reasoning that is in no snapshot, and appends to it.
+            empty = [{**m, "content": ""} for m in messages[asked:] if m.get("role") == "reasoning"]
+            messages[asked:] = empty
+        about = {"threadId": body["threadId"], "runId": body["runId"]}
+        self._about = {**about, "messages": messages, "newest": run_id}
+        self._results = {each.get("toolCallId") for each in messages}
+        for n, message in enumerate(messages):
+            for call in objects_in(message, "toolCalls"):
                 match call:
                     case {"id": str(id_), "function": {"name": tool, "arguments": str(given)}}:
-                        # The calls of earlier turns are none of those that this run starts again.
-                        self.sent[id_] = (tool, from_json(given)) if n >= asked else ("", None)
+                        self.calls[id_] = tool, None
+                        with suppress(ValueError, RecursionError):
+                            self.calls[id_] = tool, json.loads(given)
+                        if n >= asked:  # The calls of earlier turns do not begin again.
+                            self.ids[id_.rstrip("+")] = id_
 
-    def say(self, phase: str, kind: str, message_id: str, **delta: str) -> Iterator[Json]:
-        id_ = message_id if kind == "text" else f"{message_id}-reasoning"
-        for name in NAMES[phase, kind]:
-            role = {"role": ROLES[name]} if name in ROLES else {}
-            yield {"type": name, "messageId": id_, **role, **delta}
-
-    def objects(self, event: Json) -> Iterator[Json]:
-        id_ = event.get("tool_call_id", "")
-        match event["type"]:
-            case "start":
-                about = {"protocolVersion": "1.0", "metadata": {"run_id": self._newest}}
-                yield {"type": "RUN_STARTED", **self._about, **about}
-                if self._snapshot is not None:
-                    yield {"type": "MESSAGES_SNAPSHOT", "messages": self._snapshot}
-            case "thinking":
-                yield custom("thinking", event["content"])
-            case "tool_call":
-                self._results.discard(id_)
-                start = {"type": "TOOL_CALL_START", "toolCallName": event["tool"]}
-                arguments = {"type": "TOOL_CALL_ARGS", "delta": to_json(event["input"])}
-                for each in (start, arguments, {"type": "TOOL_CALL_END"}):
-                    yield {**each, "toolCallId": id_}
-            case "tool_progress":
-                yield custom("tool_progress", {"toolCallId": id_, "content": event["content"]})
-            case "tool_result" if id_ not in self._results:
+    def say(self, event: Json) -> Iterator[Json]:
+        match event:
+            case {"type": "start"}:
+                event |= self._about
+                event["type"] = "replay" if self._replay else "start"
+            case {"type": "tool_call", "input": given}:
+                event["arguments"] = to_json(given)
+            case {"type": "tool_result", "id": id_}:
+                if id_ in self._results:
+                    return
                 self._results.add(id_)
-                about = {"messageId": f"{id_}-result", "toolCallId": id_, "role": "tool"}
-                ok, status = event["status"] == "ok", {"status": event["status"]}
-                content = to_json(event["result"]) if ok else event["message"]
-                yield {"type": "TOOL_CALL_RESULT", **about, "content": content, "metadata": status}
-            case "final_answer" if self.changed:
-                about = {"messageId": event["message_id"], "content": event["content"]}
-                yield custom("final_answer", about)
-            case "error" if not self.answers:
-                yield {"type": "RUN_ERROR", "message": event["message"], "code": event["code"]}
-            case "done" if self.answers:
-                self.answers.pop(0)
-            case "done" if event["reason"] in ("completed", "cancelled", "interrupted"):
-                yield self._finished(event)
+                is_ok = event["status"] == "ok"
+                event["content"] = to_json(event["result"]) if is_ok else event["message"]
+            case {"type": "done", "reason": "error" | "timeout" | "shutdown"}:
+                return  # Nothing may follow the error.
+            case {"type": "done", "reason": reason}:
+                event |= {**self._about, "outcome": self._outcome(reason)}
+                if "usage" in event:
+                    event |= {"type": "done_usage", **event["usage"]}
+        yield event
 
-    def _finished(self, event: Json) -> Json:
-        outcome: Json = {"type": "success"}
-        if event["reason"] == "interrupted":
-            outcome = {"type": "interrupt", "interrupts": [*map(self._interrupt, self.asked())]}
-        elif event["reason"] == "cancelled" and self._is_new_client:
-            outcome = {"type": "cancelled"}
-        usage = {}
-        for name, count in event.get("usage", {}).items():  # input_tokens is inputTokens here.
-            first, _, second = name.partition("_")
-            usage[first + second.capitalize()] = count
-        about = {"usage": [usage]} if usage else {}
-        return {"type": "RUN_FINISHED", **self._about, "outcome": outcome, **about}
+    def _outcome(self, reason: str) -> Json:
+        if reason == "interrupted":
+            asked = [self._interrupt(*each) for each in questions(self.interrupts)]
+            return {"type": "interrupt", "interrupts": asked}
+        known = reason == "cancelled" and self._knows_cancelled
+        return {"type": "cancelled" if known else "success"}
 
-    def _interrupt(self, asked: tuple[str, Any, bool]) -> Json:
-        id_, value, is_call = asked
+    def _interrupt(self, id_: str, value: Any, is_call: bool) -> Json:
         about: Json = {"id": id_, "reason": "langgraph:interrupt", "metadata": {"value": value}}
         if not is_call:
             return {**about, "message": value if isinstance(value, str) else to_json(value)}
-        if call_id := self.call_of(value):
+        if call_id := self.open_call((value.get("name"), value.get("args"))):
             about["toolCallId"] = call_id
         message = str(value.get("description", value.get("name")))
         return {**about, "reason": "tool_call", "message": message}
-
-
-def custom(name: str, value: Any) -> Json:
-    return {"type": "CUSTOM", "name": name, "value": value}
-
-
-def from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None

@@ -1,8 +1,7 @@
 """Vercel's AI SDK, versions 6 and 7: ``useChat``, and with it assistant-ui.
 
-A turn is one message of the assistant, under the id of the turn's first run. An interrupt is a call
-of a tool named ``interrupt``, which the page answers with ``addToolOutput``; LangChain's
-human-in-the-loop middleware asks for approvals.
+A turn is one message. An interrupt is a call of a tool named ``interrupt``, which the page answers
+with ``addToolOutput``; LangChain's human-in-the-loop middleware asks for approvals.
 
 Source: AI SDK UI, "Stream Protocols", and ``uiMessageChunkSchema`` of the package ``ai``.
 """
@@ -13,11 +12,40 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dialects import shared
-from dialects.shared import Json, Pending, invalid, objects_in, resume_of, text_of
-from events import Asked
+from dialects.shared import Json, Pending, answers_of, objects_in, questions, resume_of, text_of
+from events import Asked, Refused
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
-DONE = b"data: [DONE]\n\n"
+
+# The page would have to execute a call without `providerExecuted`, as it answers a question.
+FRAMES = shared.table(
+    """\
+start {"type":"start","messageId":$id,"messageMetadata":{"run_id":$newest,"thread_id":$thread_id}}
+step_start {"type":"start-step"}
+thinking {"type":"data-thinking","data":{"content":$content},"transient":true}
+text_start {"type":"text-start","id":$id}
+text_delta {"type":"text-delta","id":$id,"delta":$content}
+text_end {"type":"text-end","id":$id}
+reasoning_start {"type":"reasoning-start","id":$id}
+reasoning_delta {"type":"reasoning-delta","id":$id,"delta":$content}
+reasoning_end {"type":"reasoning-end","id":$id}
+tool_call {"type":"tool-input-available","toolCallId":$id,"toolName":$tool,"input":$input,
+    "providerExecuted":true}
+tool_progress {"type":"tool-output-available","toolCallId":$id,"output":{"content":$content},
+    "preliminary":true}
+tool_result {"type":"tool-output-available","toolCallId":$id,"output":$result}
+tool_error {"type":"tool-output-error","errorText":$message,"toolCallId":$id}
+question {"type":"tool-input-available","toolCallId":$id,"toolName":$tool,"input":$input}
+approval {"type":"tool-approval-request","approvalId":$question,"toolCallId":$id}
+changed_answer {"type":"message-metadata","messageMetadata":{"final_answer":$content}}
+error {"type":"message-metadata","messageMetadata":{
+    "error":{"code":$code,"retryable":$retryable,"ref":$ref}}}
+error {"type":"error","errorText":$message}
+step_end {"type":"finish-step"}
+abort {"type":"abort"}
+done {"type":"finish","finishReason":$finish,"messageMetadata":$about}
+done [DONE]"""
+)
 
 FINISH = {
     **{"completed": "stop", "interrupted": "tool-calls", "cancelled": "other"},
@@ -32,30 +60,31 @@ def is_request(body: Json) -> bool:
 
 
 def last_message(body: Json) -> Json:
-    return [{}, *objects_in(body.get("messages", [body.get("message")]))][-1]
+    return [{}, *objects_in({"messages": [body.get("message")], **body}, "messages")][-1]
 
 
-def read(body: Json, questions: Sequence[str], pending: Pending) -> Asked:
+def read(body: Json, asked: Sequence[str], pending: Pending) -> Asked:
     """Return what the last message asks. Raises Refused.
 
-    ``questions`` are the ids of the thread's user messages. The client's list is the conversation:
-    if its last message is the user's n-th, it takes the place of the thread's n-th.
+    ``asked`` are the ids of the thread's user messages. The client's list is the conversation: if
+    its last message is the user's n-th, it takes the place of the thread's n-th.
     """
     last, thread_id, context = last_message(body), body["id"], body.get("context")
     if last.get("role") == "user":
-        n = sum(each.get("role") == "user" for each in objects_in(body.get("messages")))
-        replaces = questions[n - 1] if 0 < n <= len(questions) else None
-        text = text_of(last.get("parts"))
+        n = sum(each.get("role") == "user" for each in objects_in(body, "messages"))
+        replaces = asked[n - 1] if 0 < n <= len(asked) else None
+        text = text_of(last, "parts")
         return Asked(thread_id, message=text, replaces=replaces, context=context)
     answers: Json = {}
-    for part in objects_in(last.get("parts")):
+    for part in objects_in(last, "parts"):
         match part:
             case {"type": "tool-interrupt", "state": "output-available", "toolCallId": str(id_)}:
                 answers[id_] = part.get("output")
             case {"state": "approval-responded", "approval": {"id": str(id_)} as approval}:
                 answers[id_] = approval
     if not answers:
-        raise invalid("The last of messages has neither text of the user nor answers.")
+        neither = "The last of messages has neither text of the user nor answers."
+        raise Refused("invalid_request", neither)
     return Asked(thread_id, resume=resume_of(answers, pending), context=context)
 
 
@@ -66,115 +95,70 @@ class Translator(shared.Translator):
     """
 
     def __init__(self, run_id: str, message: Json, answers: Sequence[Any] = ()) -> None:
-        super().__init__(answers)
-        self._newest = run_id
-        self._message_id = message.get("id")
-        self._finish: str | None = None
+        super().__init__(FRAMES, answers)
+        self._newest, self._message_id = run_id, message.get("id")
+        self._finish = "stop"
         self._in_step = self._stepped = False
         """Whether the next part belongs to the current step; whether this run began a step."""
-        for part in objects_in(message.get("parts")):
+        for part in objects_in(message, "parts"):
             match part:
                 case {"type": str(type_), "toolCallId": str(id_), "input": given}:
-                    self.sent[id_] = type_.removeprefix("tool-"), given
+                    self.calls[id_] = type_.removeprefix("tool-"), given
                     match part.get("approval"):
-                        case {"id": approval_id} if approval_id == id_:
-                            self.allowed.append(id_)
+                        case {"id": approval, "approved": allowed} if approval == id_:
+                            self.asked[id_] = allowed is True
+                        case _:
+                            self.ids[id_.rstrip("+")] = id_
 
-    def translate(self, event: Json) -> bytes:
-        is_end = event["type"] == "done" and not self.answers
-        return super().translate(event) + (DONE if is_end else b"")
-
-    def say(self, phase: str, kind: str, message_id: str, **delta: str) -> Iterator[Json]:
-        if phase == "start":
-            yield from self._begin_step()
-        yield {"type": f"{kind}-{phase}", "id": message_id, **delta}
-
-    def objects(self, event: Json) -> Iterator[Json]:
-        id_ = event.get("tool_call_id", "")
-        match event["type"]:
-            case "start":
-                about = {"run_id": self._newest, "thread_id": event["thread_id"]}
-                message_id = self._message_id or self.run_id
-                yield {"type": "start", "messageId": message_id, "messageMetadata": about}
-            case "thinking":
-                note = {"content": event["content"]}
-                yield {"type": "data-thinking", "data": note, "transient": True}
-            case "tool_call":
-                yield from self._input(id_, event["tool"], event["input"])
-            case "tool_progress":
-                note = {"content": event["content"]}
-                yield {**output(id_, note), "preliminary": True}
-            case "tool_result":
+    def say(self, event: Json) -> Iterator[Json]:
+        match event:
+            case {"type": "start"}:
+                event |= {"id": self._message_id or self.run_id, "newest": self._newest}
+            case {"type": "text_start" | "reasoning_start" | "tool_call" | "question"}:
+                yield from self._begin_step()
+            case {"type": "tool_result", "status": status}:
                 self._in_step = False
-                if event["status"] == "ok":
-                    yield output(id_, event["result"])
-                else:
-                    error = {"type": "tool-output-error", "errorText": event["message"]}
-                    yield {**error, "toolCallId": id_}
-            case "final_answer":
-                self._finish = event.get("finish_reason")
-                if self.changed:
-                    yield metadata(final_answer=event["content"])
-            case "error" if not self.answers:
-                about = {name: event[name] for name in ("code", "retryable", "ref")}
-                yield metadata(error=about)
-                yield {"type": "error", "errorText": event["message"]}
-            case "done" if self.answers:
-                yield from self._ask(self.answers.pop(0))
-            case "done":
-                yield from self._done(event)
+                event["type"] = "tool_result" if status == "ok" else "tool_error"
+            case {"type": "final_answer" | "changed_answer"}:
+                self._finish = FINISH.get(event.get("finish_reason", "completed"), "other")
+            case {"type": "answered", "resume": resume}:
+                yield from self._ask(resume)
+                self._in_step = self._stepped = False
+            case {"type": "done", "reason": reason}:
+                if reason == "interrupted":
+                    yield from self._ask()
+                elif not self._stepped:
+                    # The page sends its answers again if the last step has them and nothing else.
+                    yield from self._begin_step()
+                yield {"type": "step_end"}
+                if reason == "cancelled":
+                    yield {"type": "abort"}
+                word = self._finish if reason == "completed" else FINISH.get(reason, "error")
+                names = ("reason", "timings", "usage")
+                about = {name: event[name] for name in names if name in event}
+                event |= {"finish": word, "about": about}
+        yield event
 
     def _begin_step(self) -> Iterator[Json]:
         if not self._in_step:
             self._in_step = self._stepped = True
-            yield {"type": "start-step"}
+            yield {"type": "step_start"}
 
-    def _input(self, id_: str, tool: str, given: Any, for_page: bool = False) -> Iterator[Json]:
-        yield from self._begin_step()
-        part = {"type": "tool-input-available", "toolCallId": id_, "toolName": tool, "input": given}
-        # The page would have to execute a call without this mark.
-        yield part if for_page else {**part, "providerExecuted": True}
-
-    def _done(self, event: Json) -> Iterator[Json]:
-        reason = event["reason"]
-        if reason == "interrupted":
-            yield from self._ask()
-        elif not self._stepped:
-            # The page sends its answers again if the last step has them and nothing else.
-            yield from self._begin_step()
-        yield {"type": "finish-step"}
-        if reason == "cancelled":
-            yield {"type": "abort"}
-        about = {name: event[name] for name in ("reason", "timings", "usage") if name in event}
-        word = self._finish if reason == "completed" and self._finish else reason
-        finish = FINISH.get(word, "other" if reason == "completed" else "error")
-        yield {"type": "finish", "finishReason": finish, "messageMetadata": about}
-
-    def _ask(self, *answered: Any) -> Iterator[Json]:
-        """Yield what the run waits for, or waited for if the answer to it is given."""
-        ids = {each["id"] for each in self.interrupts}
+    def _ask(self, *resume: Any) -> Iterator[Json]:
+        """Yield what the run waits for, or waited for if ``resume`` is given, which answers it."""
+        answers = answers_of(resume[0], self.interrupts) if resume else {}
         self._in_step = False  # The page answers once all of the last step has an answer.
-        for id_, value, is_call in self.asked():
-            if not is_call:
-                yield from self._input(id_, "interrupt", value, for_page=not answered)
-                for answer in answered:
-                    keyed = isinstance(answer, dict) and answer.keys() == ids
-                    yield output(id_, answer[id_] if keyed else answer)
-                continue
-            call_id = self.call_of(value)
-            if call_id is None:
-                self.allowed.append(id_)
-                self.sent[id_] = call = value.get("name", ""), value.get("args")
-                yield from self._input(id_, *call)
-            if not answered:
-                approval = {"approvalId": id_, "toolCallId": call_id or id_}
-                yield {"type": "tool-approval-request", **approval}
-        self._in_step = self._stepped = False
-
-
-def output(call_id: str, given: Any) -> Json:
-    return {"type": "tool-output-available", "toolCallId": call_id, "output": given}
-
-
-def metadata(**about: Any) -> Json:
-    return {"type": "message-metadata", "messageMetadata": about}
+        for id_, value, is_call in questions(self.interrupts):
+            call = (value.get("name", ""), value.get("args")) if is_call else ("interrupt", value)
+            call_id = self.open_call(call) if is_call else None
+            if not call_id:
+                yield from self._begin_step()
+                asked = {"id": id_, "tool": call[0], "input": call[1]}
+                yield {"type": "tool_call" if is_call or resume else "question", **asked}
+            if is_call and not call_id:
+                self.calls[id_] = call
+                self.asked[id_] = answers.get(id_, {}).get("type") != "reject"
+            if is_call and not resume:
+                yield {"type": "approval", "id": call_id or id_, "question": id_}
+            elif resume and not is_call:
+                yield {"type": "tool_result", "id": id_, "result": answers[id_]}

@@ -8,200 +8,205 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from events import Refused
 
 Json = dict[str, Any]
-Call = tuple[str, Any]
-"""A tool's name and its input."""
-
 Pending = Mapping[str, Any] | None
-"""The interrupts that a thread waits for, by id; None if it waits for nobody.
-
-It is empty at a static breakpoint, which waits without an interrupt.
-"""
+"""The interrupts that a thread waits for, by id: none at a static breakpoint. Else None."""
 
 DATA = re.compile("^data: (.*)$", re.MULTILINE)
+FIELD = re.compile(r"\$(\w+)(-\w+)?")
 to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def invalid(message: str) -> Refused:
-    return Refused("invalid_request", message)
+def table(text: str) -> dict[str, str]:
+    """Return the frames for each type of event, as the lines of a table have them.
+
+    A line is a type and a frame's data, in which ``$name`` is the event's field of that name, and
+    ``$name-suffix`` has that behind it. An indented line continues the one before.
+    """
+    frames: dict[str, str] = {}
+    for line in re.sub(r"\n +", "", text.strip()).split("\n"):
+        type_, data = line.split(" ", 1)
+        frames[type_] = f"{frames.get(type_, '')}data: {data}\n\n"
+    return frames
 
 
-def objects_in(value: Any) -> list[Json]:
-    """Return the objects of what should be a list of objects."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+def objects_in(value: Any, name: str) -> list[Json]:
+    """Return the objects of what should be an object's list of objects."""
+    found = value.get(name) if isinstance(value, dict) else None
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
-def text_of(parts: Any) -> str:
-    """Return a message's text: a string or text parts. Raises Refused if it has another part."""
-    parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else objects_in(parts)
+def text_of(message: Json, name: str) -> str:
+    """Return a message's text: a string, or text parts. Raises Refused if it has another part."""
+    if isinstance(text := message.get(name), str):
+        return text
+    parts = objects_in(message, name)
     for part in parts:
         if part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise invalid(f"A message may have text alone; this one has {part.get('type')!r}.")
+            what = f"A message may have text alone; this one has {part.get('type')!r}."
+            raise Refused("invalid_request", what)
     return "\n".join(part["text"] for part in parts)
 
 
-def requests_in(value: Any) -> list[Json]:
-    """Return the tool calls that an interrupt asks a person to allow; none if it asks otherwise.
+def questions(interrupts: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
+    """Yield the id to answer by, what is asked, and whether that is a tool call to allow.
 
-    Source: LangChain, "Human-in-the-loop".
+    Source: LangChain, "Human-in-the-loop": an interrupt may ask to allow several calls.
     """
-    return objects_in(value.get("action_requests")) if isinstance(value, dict) else []
+    for id_, value in interrupts.items():
+        calls = objects_in(value, "action_requests")
+        yield from [(f"{id_}:{n}", call, True) for n, call in enumerate(calls)]
+        if not calls:
+            yield id_, value, False
 
 
-def ids_of(id: str, value: Any) -> list[str]:
-    """Return the ids to answer an interrupt by: its own, or ``<id>:<n>`` for each call to allow."""
-    return [f"{id}:{n}" for n, _ in enumerate(requests_in(value))] or [id]
-
-
-def resume_of(answers: Mapping[str, Any], pending: Pending) -> Any:
-    """Return the ``resume`` that answers all that a thread waits for.
-
-    ``answers`` are by what `ids_of` gives. Raises Refused if one is missing.
-    """
+def resume_of(answers: Json, pending: Pending) -> Any:
+    """Return the ``resume`` that answers all that a thread waits for. Raises Refused."""
     if pending is None:
         raise Refused("nothing_to_resume")
-    resume = {}
-    for interrupt, value in pending.items():
-        ids = ids_of(interrupt, value)
-        for each in ids:
-            if each not in answers:
-                raise invalid(f"The interrupt {each!r} waits for an answer.")
-        decisions = [_decision(answers[each]) for each in ids]
-        resume[interrupt] = {"decisions": decisions} if requests_in(value) else answers[interrupt]
+    resume: Json = {}
+    for id_, _, is_call in questions(pending):
+        if id_ not in answers:
+            raise Refused("invalid_request", f"The interrupt {id_!r} waits for an answer.")
+        match answers[id_]:
+            case answer if not is_call:
+                resume[id_] = answer
+                continue
+            case {"approved": True}:
+                decision = {"type": "approve"}
+            case {"reason": str(reason)} if reason:
+                decision = {"type": "reject", "message": reason}
+            case _:
+                decision = {"type": "reject"}
+        resume.setdefault(id_.partition(":")[0], {"decisions": []})["decisions"].append(decision)
     return resume if pending else [None, *answers.values()][-1]
 
 
-def _decision(answer: Any) -> Json:
-    match answer:
-        case {"approved": True}:
-            return {"type": "approve"}
-        case {"reason": str(reason)} if reason:
-            return {"type": "reject", "message": reason}
-    return {"type": "reject"}
+def answers_of(resume: Any, interrupts: Mapping[str, Any]) -> Json:
+    """Return what a ``resume`` answers: the other way round."""
+    is_by_id = isinstance(resume, dict) and resume.keys() == interrupts.keys()
+    answers = {**resume} if is_by_id else dict.fromkeys(interrupts, resume)
+    for id_, answer in [*answers.items()]:
+        answers |= {f"{id_}:{n}": each for n, each in enumerate(objects_in(answer, "decisions"))}
+    return answers
 
 
 class Translator:
-    """Turns a run's frames, in order from the first one, into a dialect's.
+    """Turns the frames of a turn's runs, in order from the first one, into a dialect's.
 
-    The runs of one turn, one after the other, give one message. ``answers`` are what the runs
-    after the first one answer.
+    ``answers`` are what the runs after the first one answer.
     """
 
-    def __init__(self, answers: Sequence[Any] = ()) -> None:
-        self.answers = [*answers]
+    def __init__(self, frames: Mapping[str, str], answers: Sequence[Any]) -> None:
         self.run_id = ""
-        self.sent: dict[str, Call] = {}
-        """The tool calls that the client has, by their id there."""
-        self.allowed: list[str] = []
-        """Those of them that a person was asked to allow before they had an id of their own."""
-        self.changed = False
-        """Whether the graph changed its answer after the deltas were sent."""
-        self.interrupts: list[Json] = []
-        self._earlier: dict[str, str] = {}
-        """The id in the client of earlier runs' calls that this run has not started again."""
-        self._unanswered: dict[str, Call] = {}
-        self._ids: dict[str, str] = {}
-        """The id that a tool call has in the client, if that is another one."""
-        self._kind = ""
+        self.interrupts: Json = {}
+        self.calls: dict[str, tuple[str, Any]] = {}
+        """The tool and the input of each call that the client has, by its id there."""
+        self.ids: dict[str, str] = {}
+        """The id there of each call of the turn, by the id in our events."""
+        self.asked: dict[str, bool] = {}
+        """Whether a person allowed a call, by its id there, as long as it has not begun."""
+        self._again: dict[str, str] = {}
+        """Those of `ids` that this run may begin again."""
+        self._frames, self._answers = frames, [*answers]
+        self._open_calls: list[str] = []
+        self._open_texts: dict[str, str] = {}
         self._texts: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        """The messages whose text or reasoning, as `_kind` says, is open."""
 
     def __call__(self, frames: bytes) -> bytes:
-        return b"".join(self.translate(json.loads(data)) for data in DATA.findall(frames.decode()))
-
-    def translate(self, event: Json) -> bytes:
-        """Return the dialect's frames for one of our events."""
-        frames = "".join(f"data: {to_json(each)}\n\n" for each in self._read(event))
+        said = [
+            FIELD.sub(partial(_field, each), self._frames.get(each["type"], ""))
+            for data in DATA.findall(frames.decode())
+            for event in self._fold(json.loads(data))
+            for each in self.say(event)
+        ]
         # Half of a surrogate pair has no UTF-8; its JSON escape joins the other half in the client.
-        return frames.encode("utf-8", "backslashreplace")
+        return "".join(said).encode("utf-8", "backslashreplace")
 
-    def objects(self, event: Json) -> Iterable[Json]:
-        """Return what the dialect says for an event that is no delta."""
+    def say(self, event: Json) -> Iterator[Json]:
+        """Yield an event of `_fold` as the table has it: with more fields, or as several."""
         raise NotImplementedError
 
-    def say(self, phase: str, kind: str, message_id: str, **delta: str) -> Iterable[Json]:
-        """Return what it says for the ``start``, a ``delta`` or the ``end`` of a text."""
-        raise NotImplementedError
+    def _fold(self, event: Json) -> Iterator[Json]:
+        """Yield a turn's events as those of one run, less the calls that the client has.
 
-    def _read(self, event: Json) -> Iterator[Json]:
-        type_, call_id = event["type"], event.get("tool_call_id", "")
-        if type_ in ("text_delta", "reasoning_delta"):
-            yield from self._delta(type_.removesuffix("_delta"), event["message_id"], event)
-            return
+        ``id`` is the message's, or the call's in the client. ``text_start`` and ``text_end``, or
+        ``reasoning_…``, stand around the deltas of a message; ``answered`` stands in place of a
+        ``done`` that another run follows.
+        """
+        type_, ours = event["type"], event.get("tool_call_id", "")
         if type_ not in ("thinking", "tool_progress"):
-            yield from self._close()
+            yield from self._bounds(event)
         match type_:
             case "start":
-                first, self.run_id = not self.run_id, event["run_id"]
-                self._earlier = {id_.rstrip("+"): id_ for id_ in self.sent}
-                self.interrupts = []
-                if not first:
+                is_later, self.run_id = self.run_id, event["run_id"]
+                self._again = {**self.ids}
+                self.interrupts = {self.run_id: None}  # A static breakpoint brings none.
+                if is_later:
                     return
-            case "interrupt":
-                self.interrupts = event["interrupts"]
-            case "tool_call" if self._is_known(call_id, (event["tool"], event["input"])):
+            case "text_delta":
+                self._texts.setdefault(event["message_id"], []).append(event["content"])
+            case "tool_call" if self._has(ours, (event["tool"], event["input"])):
                 return
             case "tool_result" if event["status"] == "interrupted":
                 return  # It has no result yet.
+            case "tool_result":
+                self._open_calls.remove(self.ids[ours])
+            case "interrupt":
+                self.interrupts = {each["id"]: each["value"] for each in event["interrupts"]}
             case "final_answer":
                 text = "".join(self._texts.get(event["message_id"], ()))
                 # Two deltas may have the halves of a surrogate pair.
                 text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-                self.changed = text != event["content"]
-        if call_id:
-            event = {**event, "tool_call_id": self._ids.get(call_id, call_id)}
-        if type_ == "tool_result":
-            self._unanswered.pop(event["tool_call_id"], None)
-        yield from self.objects(event)
+                event["type"] = "final_answer" if text == event["content"] else "changed_answer"
+            case "error" if self._answers:
+                return
+            case "done" if self._answers:
+                event |= {"type": "answered", "resume": self._answers.pop(0)}
+        event["id"] = self.ids[ours] if ours else event.get("message_id")
+        yield event
 
-    def _is_known(self, call_id: str, call: Call) -> bool:
-        """Give a tool call its id in the client; return whether the client has the call already.
+    def _bounds(self, event: Json) -> Iterator[Json]:
+        """Yield the ends of the texts that an event ends, and the start of one that it begins."""
+        kind, is_delta, _ = event["type"].partition("_delta")
+        if not {*self._open_texts.values()} <= {kind}:
+            for id_, ended in self._open_texts.items():
+                yield {"type": f"{ended}_end", "id": id_}
+            self._open_texts.clear()
+        if is_delta and event["message_id"] not in self._open_texts:
+            self._open_texts[event["message_id"]] = kind
+            yield {"type": f"{kind}_start", "id": event["message_id"]}
 
-        A run that answers an interrupt starts the calls of its turn again.
+    def _has(self, ours: str, call: tuple[str, Any]) -> bool:
+        """Note that a tool call begins; return whether the client has it already.
+
+        A run that answers an interrupt begins the calls of its turn again.
         """
-        known = self._earlier.pop(call_id, None)
-        if known is None or self.sent[known] != call:
-            known = next((id_ for id_ in self.allowed if self.sent[id_] == call), None)
-        if known in self.allowed:
-            self.allowed.remove(known)
-        id_ = known or call_id
-        while known is None and id_ in self.sent:
+        id_ = self._again.pop(ours, None)
+        if id_ is None or self.calls[id_] != call:
+            same = [each for each in self.asked if self.calls[each] == call]
+            # LangChain ends the rejected calls before it begins the others.
+            id_ = min(same, key=self.asked.__getitem__, default=None)
+        has = id_ is not None
+        id_ = id_ or ours
+        while not has and id_ in self.calls:
             id_ += "+"  # A model may give a later call the same id.
-        self._ids[call_id] = id_
-        self.sent[id_] = self._unanswered[id_] = call
-        return known is not None
+        self.asked.pop(id_, None)
+        self.calls[id_], self.ids[ours] = call, id_
+        self._open_calls.append(id_)
+        return has
 
-    def _delta(self, kind: str, message_id: str, event: Json) -> Iterator[Json]:
-        if kind != self._kind:
-            yield from self._close()
-            self._kind = kind
-        if message_id not in self._open:
-            self._open.append(message_id)
-            yield from self.say("start", kind, message_id)
-        if kind == "text":
-            self._texts.setdefault(message_id, []).append(event["content"])
-        yield from self.say("delta", kind, message_id, delta=event["content"])
+    def open_call(self, call: tuple[Any, Any]) -> str | None:
+        """Return the id of a call that has begun and has no result, if there is one."""
+        return next((each for each in self._open_calls if self.calls[each] == call), None)
 
-    def _close(self) -> Iterator[Json]:
-        for message_id in self._open:
-            yield from self.say("end", self._kind, message_id)
-        self._open.clear()
 
-    def asked(self) -> Iterator[tuple[str, Any, bool]]:
-        """Yield what an interrupted run asks: an id, a value, whether that is a call to allow."""
-        # A static breakpoint has no interrupt.
-        for each in self.interrupts or [{"id": self.run_id, "value": None}]:
-            requests = requests_in(each["value"])
-            for id_, value in zip(ids_of(**each), requests or [each["value"]], strict=True):
-                yield id_, value, bool(requests)
-
-    def call_of(self, request: Json) -> str | None:
-        """Return the id of the open call that a person is asked to allow, if there is one."""
-        wanted = request.get("name"), request.get("args")
-        return next((id_ for id_, call in self._unanswered.items() if call == wanted), None)
+def _field(event: Json, found: re.Match[str]) -> str:
+    value, suffix = event[found[1]], found[2]
+    return to_json(value + suffix if suffix else value)

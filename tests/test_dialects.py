@@ -340,6 +340,42 @@ def test_a_run_goes_on_with_the_message_that_was_answered() -> None:
     ]
 
 
+def test_of_two_equal_calls_the_rejected_one_gets_the_rejection() -> None:
+    """LangChain ends a rejected call before it begins the allowed ones."""
+    given = {"name": "pay", "args": {"to": "Ann"}}
+    first = [start("r1"), interrupt(i1={"action_requests": [given, given]}), done("interrupted")]
+    second = [
+        *(start("r2"), called("c2", "pay", to="Ann")),
+        *(result("c2", status="error", message="Rejected."), called("c1", "pay", to="Ann")),
+        *(result("c1", status="ok", result={"paid": True}), done()),
+    ]
+    ended = [
+        {"type": "tool-output-error", "toolCallId": "i1:1", "errorText": "Rejected."},
+        output("i1:0", {"paid": True}),
+    ]
+    parts = [
+        {
+            **{"type": "tool-pay", "toolCallId": f"i1:{n}", "input": {"to": "Ann"}},
+            **{"state": "approval-responded", "approval": {"id": f"i1:{n}", "approved": n == 0}},
+        }
+        for n in range(2)
+    ]
+    assert ai(*second, message={"id": "mine", "parts": parts})[1:3] == ended
+    decisions = {"decisions": [{"type": "approve"}, {"type": "reject"}]}
+    assert ai(*first, *second, answers=[{"i1": decisions}])[4:6] == ended
+
+
+def test_a_call_that_was_allowed_and_begins_twice_is_one() -> None:
+    first = [start("r1"), interrupt(i1=PAYING), done("interrupted")]
+    pays = called("c1", "pay", to="Ann")
+    second = [start("r2"), pays, interrupt(i2="Sure?"), done("interrupted")]
+    third = [start("r3"), pays, result("c1", status="ok", result={"paid": True}), done()]
+    chunks = ai(*first, *second, *third, answers=[{"i1": PAID}, {"i2": "yes"}])
+    assert [each["toolCallId"] for each in chunks if "toolCallId" in each] == [
+        *("i1:0", "i2", "i2", "i1:0")
+    ]
+
+
 RUN_STARTED = {
     **{"type": "RUN_STARTED", "threadId": "t", "runId": "client-run"},
     **{"protocolVersion": "1.0", "metadata": {"run_id": "r9"}},
