@@ -215,8 +215,10 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
         raise Refused("too_large")
     try:
         body = _decode((await request.read()).decode())
-        # Refuses NaN, numbers beyond a float and half of a surrogate pair, too.
-        canonical = _encode(body).encode()
+        # Refuses NaN, numbers beyond a float and half of a surrogate pair, too. But a front end
+        # sends its history, in which a half stays for ever: see `checked`.
+        halves = "surrogatepass" if isinstance(body, dict) and "messages" in body else "strict"
+        canonical = _encode(body).encode(errors=halves)
     except (ValueError, RecursionError, web.RequestPayloadError):
         raise Refused("invalid_json") from None
     if not isinstance(body, dict):
@@ -254,6 +256,10 @@ def read_chat(request: web.Request, body: dict[str, Any], digest: str) -> Asked:
 
 def checked(asked: Asked) -> Asked:
     """Return what is asked for, in our own vocabulary or another one. Raises Refused."""
+    try:
+        _encode([asked.message, asked.resume, asked.context]).encode()
+    except UnicodeEncodeError:  # Half of a surrogate pair.
+        raise Refused("invalid_json") from None
     message, context = asked.message, asked.context
     if message is not None and not (isinstance(message, str) and message.strip()):
         raise invalid("message has to be text that is not blank.")

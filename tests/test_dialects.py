@@ -1044,6 +1044,40 @@ async def test_a_bad_request_is_refused_with_a_sentence(
     assert sentence in refusal["error"]["message"]
 
 
+async def test_half_of_a_surrogate_pair_in_a_history_does_no_harm(start: Start) -> None:
+    # A Stop may end an answer between the halves, and a client keeps what was refused.
+    server = await start(scripted_agent([["Half \ud83d", asyncio.Event()], ["Hi"], ["Hi"]]))
+    async with server.session.post("/api/chat", json=asks("one")) as response:
+        await response.content.readuntil(b"Half \\ud83d")
+    body = asks("one", "two", "three")
+    body["messages"][1] = {**ASSISTANT, "parts": [{"type": "text", "text": "Half \ud83d"}]}
+    body["messages"][2]["parts"][0]["text"] = "\ud83d"
+    status, raw = await responded_by(server, "POST", "/api/chat", json=body)
+    assert (status, b'"delta":"Hi"' in raw) == (200, True)
+    messages = [
+        {"role": "user", "id": "1", "content": "\ud83d"},
+        {"role": "user", "id": "2", "content": "four"},
+    ]
+    body = {**INPUT, "messages": messages}
+    status, raw = await responded_by(server, "POST", "/api/ag-ui", json=body)
+    assert (status, b'"delta":"Hi"' in raw) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"id": "t", "messages": [user("\ud83d")]}),
+        ("/api/chat", {"id": "t", "message": user("\ud83d")}),
+        ("/api/chat", {**asks("x"), "context": {"a": ["\ud83d"]}}),
+        ("/api/ag-ui", {**INPUT, "messages": [{"role": "user", "content": "\ud83d"}]}),
+    ],
+)
+async def test_half_of_a_surrogate_pair_cannot_be_asked(start: Start, path: str, body: Any) -> None:
+    server = await start(scripted_agent([["Hi"]]))
+    status, refusal = await server.call("POST", path, json=body)
+    assert (status, refusal["error"]["code"]) == (400, "invalid_json")
+
+
 async def test_a_page_of_a_listed_origin_may_send_what_these_clients_send(start: Start) -> None:
     server = await start(scripted_agent([["Hi"]]))
     origin = {"Origin": "http://localhost:3000"}
