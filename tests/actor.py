@@ -140,6 +140,8 @@ def act(messages: list[BaseMessage]) -> list[Any]:
             return ["Half", ValueError("secret")]
         case "hold":
             return ["Half", None]
+        case "split":
+            return ["Half \ud83d", None]
         case "write":
             return [f"{n} " for n in range(int(rest.split()[0]))]
     return [f"{len(turns)}: ", turns[-1]]

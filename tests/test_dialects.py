@@ -21,7 +21,7 @@ from events import Asked, Refused, StreamEvent, encode_event
 from runs.registry import AnyRun, MemoryStore, Registry
 from tests import agents
 from tests.client import FRAME, Event, whole
-from tests.conftest import Server, on_both
+from tests.conftest import ROOT, Server, on_both
 from tests.scripted import ScriptedModel, call, loop_graph, scripted_agent
 from tests.test_agent import add
 from tests.test_foreign import FAILURES, PIECES, TOOLS, ended, frames
@@ -1089,3 +1089,12 @@ async def test_a_page_of_a_listed_origin_may_send_what_these_clients_send(start:
     async with server.session.post("/api/chat", json=asks("x"), headers=origin) as response:
         exposed = response.headers["Access-Control-Expose-Headers"].lower()
     assert "x-vercel-ai-ui-message-stream" in exposed
+
+
+def test_the_programs_of_the_readme_are_those_of_the_document() -> None:
+    """The document's programs are run, with the real packages."""
+    document = (ROOT / "docs/frontends.md").read_text().splitlines()
+    blocks = re.findall(r"```jsx?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in blocks:
+        if "@ai-sdk/react" in block or "@ag-ui/client" in block:
+            assert [line for line in block.splitlines() if line not in document] == []

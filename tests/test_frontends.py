@@ -36,7 +36,7 @@ from tests.test_page import Launch, browser  # noqa: F401
 pytestmark = pytest.mark.slow
 
 FRONTENDS = ROOT / "tests/clients/frontends"
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 Chat = dict[str, Any]
 Talk = Callable[..., Awaitable[list[Any]]]
@@ -248,6 +248,27 @@ async def test_ai_sdk_allows_and_rejects_calls(server: Client, thread: str, ai_s
     assert [each["sent"] for each in chat["shown"]] == [1, 1, 0, 1]
 
 
+async def test_ai_sdk_shows_the_rejection_at_the_call_that_was_rejected(
+    server: Client, thread: str, ai_sdk: Talk
+) -> None:
+    steps = [{"send": "pay Ann Ann"}, {"approve": [[True], [False, "once"]]}, {"resume": True}]
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
+    for shown in chat["shown"][1:]:
+        parts = shown["messages"][-1]["parts"]
+        states = [each["state"] for each in parts if each["type"] == "tool-pay"]
+        assert states == ["output-available", "output-error"]
+
+
+async def test_ai_sdk_goes_on_after_a_stop_inside_a_surrogate_pair(
+    server: Client, thread: str, ai_sdk: Talk
+) -> None:
+    steps = [{"send": "split", "stop": "Half \ud83d"}, {"send": "hi"}]
+    (chat,) = await ai_sdk(server.url, {"id": thread, "steps": steps})
+    stopped, said = chat["shown"]
+    assert last(stopped) == [("text", "Half \ud83d")]
+    assert last(said) == [("text", "2: hi")]
+
+
 async def test_ai_sdk_goes_on_after_an_error_and_a_stop(
     server: Client, thread: str, ai_sdk: Talk
 ) -> None:
@@ -414,6 +435,23 @@ async def test_ag_ui_answers_interrupts(server: Client, thread: str, ag_ui: Talk
     assert chat["warnings"] == []
 
 
+async def test_ag_ui_answers_two_interrupts_at_once(launch: Launch, ag_ui: Talk) -> None:
+    server = await launch(AGENT="tests.agents:asking_twice", PYTHONPATH=str(ROOT))
+    steps = [{"send": "go"}, {"answers": [["resolved", "a"], ["resolved", "b"]]}]
+    (chat,) = await ag_ui(server.url, {"id": "t", "steps": steps})
+    assert turn(chat["shown"][1]) == [("assistant", "One: a"), ("assistant", "Two: b")]
+
+
+async def test_ag_ui_goes_on_after_a_stop_inside_a_surrogate_pair(
+    server: Client, thread: str, ag_ui: Talk
+) -> None:
+    steps = [{"send": "split", "stop": "Half \ud83d"}, {"send": "hi"}]
+    (chat,) = await ag_ui(server.url, {"id": thread, "steps": steps})
+    stopped, said = chat["shown"]
+    assert turn(stopped) == [("assistant", "Half \ud83d")]
+    assert turn(said) == [("assistant", "2: hi")]
+
+
 async def test_ag_ui_goes_on_after_an_error_and_a_stop(
     server: Client, thread: str, ag_ui: Talk
 ) -> None:
@@ -434,8 +472,9 @@ async def test_ag_ui_goes_on_after_an_error_and_a_stop(
         ([], {"send": "tools"}),
         ([{"send": "think"}], {"send": "think"}),
         ([{"send": "twice"}, {"answers": [["resolved", 1]]}], {"answers": [["resolved", 2]]}),
+        ([{"send": "pay Ann Bob"}], {"answers": [["resolved", {"approved": True}], ["cancelled"]]}),
     ],
-    ids=["tools", "reasoning", "interrupts"],
+    ids=["tools", "reasoning", "interrupts", "approvals"],
 )
 async def test_ag_ui_resumes_from_any_cut(
     server: Client, thread: str, ag_ui: Talk, before: list[Any], step: Any
@@ -456,7 +495,9 @@ async def test_ag_ui_resumes_from_any_cut(
 
 
 async def test_ag_ui_shows_refusals(launch: Launch, ag_ui: Talk) -> None:
-    server = await launch(AGENT="tests.actor:agent", PYTHONPATH=str(ROOT), MAX_RUNS="1")
+    server = await launch(
+        AGENT="tests.actor:agent", PYTHONPATH=str(ROOT), MAX_BODY_BYTES="5000", MAX_RUNS="1"
+    )
     stream = await server.ask("hold", thread_id="busy")
     await stream.until("text_delta")
     chats = await ag_ui(
@@ -465,12 +506,25 @@ async def test_ag_ui_shows_refusals(launch: Launch, ag_ui: Talk) -> None:
         {"id": "t", "steps": [{"send": "hi"}]},
         {"id": "no id", "steps": [{"send": "hi"}]},
         {"id": "nobody", "steps": [{"again": True}]},
+        {"id": "t", "steps": [{"send": "x" * 6000}]},
     )
     errors = [chat["shown"][0]["error"] for chat in chats]
-    codes = ["thread_busy", "too_many_runs", "invalid_request", "unknown_run"]
-    for error, status, code in zip(errors, (409, 503, 400, 404), codes, strict=True):
+    codes = ["thread_busy", "too_many_runs", "invalid_request", "unknown_run", "too_large"]
+    for error, status, code in zip(errors, (409, 503, 400, 404, 413), codes, strict=True):
         assert error.startswith(f"HTTP {status}: ")
         assert f'"code":"{code}"' in error
+        assert re.search(r'"message":"\w.*\."', error)
+
+
+async def test_ag_ui_sends_a_long_history(server: Client, thread: str, ag_ui: Talk) -> None:
+    long = [
+        {"id": f"{role}{n}", "role": role, "content": "x" * 3000}
+        for n in range(100)
+        for role in ("user", "assistant")
+    ]
+    chat = {"id": thread, "messages": long, "steps": [{"send": "hi"}]}
+    (shown,) = await ag_ui(server.url, chat)
+    assert turn(shown["shown"][0]) == [("assistant", "1: hi")]
 
 
 # ------------------------------------------------------------------------------------------ all
@@ -497,6 +551,7 @@ async def test_the_clients_own_code_reads_any_script(packages: Path) -> None:
         for client in clients["aiSdk"]:
             assert parts_of(client["parts"]) == shown_by(events)
             assert client.get("error") == error
+        assert clients["differ"] == []
         for client in clients["agUi"]:
             assert messages_of(client["messages"]) == shown_by(events, first=True)
             assert client.get("error") == error
@@ -921,6 +976,26 @@ PROGRAMS: dict[str, str] = dict(re.findall(r"```jsx?\n// (\S+)\n(.*?)```", DOCUM
 ADDRESS = "http://127.0.0.1:8000"
 
 
+def page_of(packages: Path, program: str) -> str:
+    """Return a page's program as one script."""
+    esbuild = [str(packages / "node_modules/.bin/esbuild"), "--bundle", "--format=esm"]
+    done = subprocess.run(
+        [*esbuild, "--loader=jsx", "--jsx=automatic", '--define:process.env.NODE_ENV="production"'],
+        input=program,
+        cwd=packages,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+async def talk_to(page: Page) -> None:
+    for question, answer in (("tools", 'Then: slow{"quick": true}no luck'), ("hi", "2: hi")):
+        await ask(page, question)
+        await expect(page.locator("body")).to_contain_text(answer)
+
+
 @pytest.mark.parametrize("name", ["chat.jsx", "assistant.jsx"])
 async def test_a_page_of_the_document_runs(
     server: Client,
@@ -928,29 +1003,42 @@ async def test_a_page_of_the_document_runs(
     packages: Path,
     name: str,
 ) -> None:
-    esbuild = [str(packages / "node_modules/.bin/esbuild"), "--bundle", "--format=esm"]
-    done = subprocess.run(
-        [*esbuild, "--loader=jsx", "--jsx=automatic", '--define:process.env.NODE_ENV="production"'],
-        input=PROGRAMS[name],
-        cwd=packages,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    script = page_of(packages, PROGRAMS[name])
 
     async def serve(route: Route) -> None:
         if route.request.url.endswith(".js"):
-            await route.fulfill(body=done.stdout, content_type="text/javascript")
+            await route.fulfill(body=script, content_type="text/javascript")
         else:
             await route.fulfill(body=HTML, content_type="text/html")
 
     page = await browser.new_page()
     await page.route(f"{server.url}/front/**", serve)
     await page.goto(f"{server.url}/front/")
-    for question, answer in (("tools", 'Then: slow{"quick": true}no luck'), ("hi", "2: hi")):
-        await page.get_by_role("textbox").fill(question)
-        await page.keyboard.press("Enter")
-        await expect(page.locator("body")).to_contain_text(answer)
+    await talk_to(page)
+
+
+async def test_the_documents_page_for_another_origin_runs(
+    launch: Launch,
+    browser: Browser,  # noqa: F811
+    packages: Path,
+) -> None:
+    scripts: dict[str, str] = {}
+
+    async def serve(request: web.Request) -> web.Response:
+        if request.path.endswith(".js"):
+            return web.Response(text=scripts["page"], content_type="text/javascript")
+        return web.Response(text=HTML, content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/front/{name:.*}", serve)
+    runner, origin = await listen(app)
+    server = await launch(AGENT="tests.actor:agent", PYTHONPATH=str(ROOT), CORS_ORIGINS=origin)
+    assert PROGRAMS["cross.jsx"].count(ADDRESS) == 1
+    scripts["page"] = page_of(packages, PROGRAMS["cross.jsx"].replace(ADDRESS, server.url))
+    page = await browser.new_page()
+    await page.goto(f"{origin}/front/")
+    await talk_to(page)
+    await runner.cleanup()
 
 
 async def test_the_documents_program_for_ag_ui_runs(launch: Launch, packages: Path) -> None:

@@ -14,12 +14,13 @@ console.error = () => {};
 // The client cancels a stream that has failed already, and lets that rejection go.
 process.on("unhandledRejection", () => {});
 
-async function converse({ id, urls, steps }) {
+async function converse({ id, messages = [], urls, steps }) {
   let cutAt;
   let [sent, frames] = [0, 0];
   const agent = new HttpAgent({
     url: `${url}/api/ag-ui`,
     threadId: id,
+    initialMessages: messages,
     async fetch(address, init) {
       sent += 1;
       const count = cutAt;
