@@ -133,7 +133,7 @@ class Translator(shared.Translator):
         known = reason == "cancelled" and self._knows_cancelled
         return {"type": "cancelled" if known else "success"}
 
-    def _interrupt(self, id_: str, value: Any, is_call: bool) -> Json:
+    def _interrupt(self, id_: str, value: Any, is_call: bool, _: Any) -> Json:
         about: Json = {"id": id_, "reason": "langgraph:interrupt", "metadata": {"value": value}}
         if not is_call:
             return {**about, "message": value if isinstance(value, str) else to_json(value)}

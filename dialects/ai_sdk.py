@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dialects import shared
-from dialects.shared import Json, Pending, answers_of, objects_in, questions, resume_of, text_of
+from dialects.shared import Json, Pending, objects_in, questions, resume_of, text_of
 from events import Asked, Refused
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
@@ -134,8 +134,7 @@ class Translator(shared.Translator):
                 if reason == "cancelled":
                     yield {"type": "abort"}
                 word = self._finish if reason == "completed" else FINISH.get(reason, "error")
-                names = ("reason", "timings", "usage")
-                about = {name: event[name] for name in names if name in event}
+                about = {name: event[name] for name in event if name not in ("type", "id")}
                 event |= {"finish": word, "about": about}
         yield event
 
@@ -146,9 +145,8 @@ class Translator(shared.Translator):
 
     def _ask(self, *resume: Any) -> Iterator[Json]:
         """Yield what the run waits for, or waited for if ``resume`` is given, which answers it."""
-        answers = answers_of(resume[0], self.interrupts) if resume else {}
         self._in_step = False  # The page answers once all of the last step has an answer.
-        for id_, value, is_call in questions(self.interrupts):
+        for id_, value, is_call, answer in questions(self.interrupts, *resume):
             call = (value.get("name", ""), value.get("args")) if is_call else ("interrupt", value)
             call_id = self.open_call(call) if is_call else None
             if not call_id:
@@ -156,9 +154,8 @@ class Translator(shared.Translator):
                 asked = {"id": id_, "tool": call[0], "input": call[1]}
                 yield {"type": "tool_call" if is_call or resume else "question", **asked}
             if is_call and not call_id:
-                self.calls[id_] = call
-                self.asked[id_] = answers.get(id_, {}).get("type") != "reject"
+                self.calls[id_], self.asked[id_] = call, answer.get("type") != "reject"
             if is_call and not resume:
                 yield {"type": "approval", "id": call_id or id_, "question": id_}
             elif resume and not is_call:
-                yield {"type": "tool_result", "id": id_, "result": answers[id_]}
+                yield {"type": "tool_result", "id": id_, "result": answer}

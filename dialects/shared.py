@@ -16,7 +16,7 @@ from events import Refused
 
 Json = dict[str, Any]
 Pending = Mapping[str, Any] | None
-"""The interrupts that a thread waits for, by id: none at a static breakpoint. Else None."""
+"""The interrupts that a thread waits for, by id: none at a static breakpoint. None: no wait."""
 
 DATA = re.compile("^data: (.*)$", re.MULTILINE)
 FIELD = re.compile(r"\$(\w+)(-\w+)?")
@@ -54,16 +54,22 @@ def text_of(message: Json, name: str) -> str:
     return "\n".join(part["text"] for part in parts)
 
 
-def questions(interrupts: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
-    """Yield the id to answer by, what is asked, and whether that is a tool call to allow.
+def questions(
+    interrupts: Mapping[str, Any], resume: Any = None
+) -> Iterator[tuple[str, Any, bool, Any]]:
+    """Yield an id to answer by, what is asked, whether that is a call to allow, and the answer.
 
     Source: LangChain, "Human-in-the-loop": an interrupt may ask to allow several calls.
     """
+    is_by_id = isinstance(resume, dict) and resume.keys() == interrupts.keys()
     for id_, value in interrupts.items():
+        answer = resume[id_] if is_by_id else resume
         calls = objects_in(value, "action_requests")
-        yield from [(f"{id_}:{n}", call, True) for n, call in enumerate(calls)]
+        decisions = dict(enumerate(objects_in(answer, "decisions")))
+        for n, call in enumerate(calls):
+            yield f"{id_}:{n}", call, True, decisions.get(n, {})
         if not calls:
-            yield id_, value, False
+            yield id_, value, False, answer
 
 
 def resume_of(answers: Json, pending: Pending) -> Any:
@@ -71,7 +77,7 @@ def resume_of(answers: Json, pending: Pending) -> Any:
     if pending is None:
         raise Refused("nothing_to_resume")
     resume: Json = {}
-    for id_, _, is_call in questions(pending):
+    for id_, _, is_call, _ in questions(pending):
         if id_ not in answers:
             raise Refused("invalid_request", f"The interrupt {id_!r} waits for an answer.")
         match answers[id_]:
@@ -86,15 +92,6 @@ def resume_of(answers: Json, pending: Pending) -> Any:
                 decision = {"type": "reject"}
         resume.setdefault(id_.partition(":")[0], {"decisions": []})["decisions"].append(decision)
     return resume if pending else [None, *answers.values()][-1]
-
-
-def answers_of(resume: Any, interrupts: Mapping[str, Any]) -> Json:
-    """Return what a ``resume`` answers: the other way round."""
-    is_by_id = isinstance(resume, dict) and resume.keys() == interrupts.keys()
-    answers = {**resume} if is_by_id else dict.fromkeys(interrupts, resume)
-    for id_, answer in [*answers.items()]:
-        answers |= {f"{id_}:{n}": each for n, each in enumerate(objects_in(answer, "decisions"))}
-    return answers
 
 
 class Translator:
@@ -146,7 +143,7 @@ class Translator:
         match type_:
             case "start":
                 is_later, self.run_id = self.run_id, event["run_id"]
-                self._again = {**self.ids}
+                self._again, self._open_calls = {**self.ids}, []
                 self.interrupts = {self.run_id: None}  # A static breakpoint brings none.
                 if is_later:
                     return

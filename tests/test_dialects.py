@@ -376,6 +376,16 @@ def test_a_call_that_was_allowed_and_begins_twice_is_one() -> None:
     ]
 
 
+def test_a_call_that_has_ended_is_not_the_one_that_is_to_be_allowed() -> None:
+    pays = called("c1", "pay", to="Ann")
+    first = [start("r1"), pays, interrupt(i1="Sure?"), done("interrupted")]
+    second = [start("r2"), pays, result("c1", status="ok", result={"paid": True})]
+    again = [interrupt(i2=PAYING), done("interrupted")]
+    chunks = ai(*first, *second, *again, answers=["yes"])
+    asked = [each for each in chunks[:-1] if each["type"] == "tool-approval-request"]
+    assert [each["toolCallId"] for each in asked] == ["i2:0"]
+
+
 RUN_STARTED = {
     **{"type": "RUN_STARTED", "threadId": "t", "runId": "client-run"},
     **{"protocolVersion": "1.0", "metadata": {"run_id": "r9"}},
