@@ -49,7 +49,7 @@ const stop = /** @type {HTMLButtonElement} */ (byId("stop"));
 const tokenForm = /** @type {HTMLFormElement} */ (byId("token-form"));
 const token = /** @type {HTMLInputElement} */ (byId("token"));
 const wire = new Wire();
-const toEnd = followEnd(byId("scroll"), byId("to-end"));
+const toEnd = followEnd(byId("scroll"), log, byId("to-end"));
 
 const state = {
   // The page names its thread, so that a reload finds it even before the first event came.

@@ -16,6 +16,8 @@
 import { Highlighter } from "./code.js";
 import { Inline, MAX_NESTING, SPAN, element } from "./inline.js";
 
+/** How many lines of code are laid out together; what arrives would else move all that stands. */
+const GROUP = 50;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 /** The beginning of a formula of its own, and what ends it. @type {Record<string, string>} */
 const MATH = { "$$": "$$", "\\[": "\\]" };
@@ -23,7 +25,7 @@ const MATH = { "$$": "$$", "\\[": "\\]" };
 /** @typedef {{ type: "root" | "quote" | "list" | "item", el: Element, indent: number, width: number, mark: string }} Container */
 /** @typedef {{ type: "text", el: Element, inline: Inline, source: string | null }} TextLeaf */
 /**
- * @typedef {{ type: "code", el: Element, fence: string, indent: number, begun: boolean,
+ * @typedef {{ type: "code", el: Element, fence: string, indent: number, lines: number,
  *   highlighter: Highlighter | null, line: string, plain: Node[] }} CodeLeaf
  *   `line` and `plain`: the line that arrives, and how it is drawn until it is whole
  */
@@ -243,7 +245,7 @@ export class Markdown {
     figure.append(caption, pre);
     this.#box().append(figure);
     const highlighter = Highlighter.of(name);
-    this.#leaf = { type: "code", el: code, fence: mark, indent: indent.length, begun: false, highlighter, line: "", plain: [] };
+    this.#leaf = { type: "code", el: code, fence: mark, indent: indent.length, lines: 0, highlighter, line: "", plain: [] };
   }
 
   /**
@@ -284,8 +286,9 @@ export class Markdown {
       return;
     }
     const text = line.slice(Math.min(leaf.indent, line.search(/\S|$/)));
-    if (leaf.begun) leaf.el.append("\n");
-    leaf.begun = true;
+    if (leaf.lines) leaf.el.append("\n");
+    leaf.lines += 1;
+    if (leaf.lines % GROUP === 0) leaf.el = group(leaf.el);
     grow(leaf, text);
   }
 
@@ -367,6 +370,14 @@ function grow(leaf, text) {
   if (!leaf.highlighter) return;
   leaf.line += text;
   leaf.plain.push(node);
+}
+
+/** Begins a block of its own for the next lines of code, and returns it. @param {Element} el the block before */
+function group(el) {
+  const lines = element("span");
+  lines.setAttribute("class", "lines");
+  (el.localName === "code" ? el : /** @type {Element} */ (el.parentNode)).append(lines);
+  return lines;
 }
 
 /** Colours the line that is whole now. @param {CodeLeaf} leaf */

@@ -2,7 +2,7 @@
 /** The wire panel: the frames of the last run as they came, and how a cut ended. */
 
 import { byId, make } from "./dom.js";
-import { paint } from "./scroll.js";
+import { followEnd, paint } from "./scroll.js";
 import { Timeline } from "./timeline.js";
 import { fill, words } from "./words.js";
 
@@ -32,7 +32,7 @@ const encoder = new TextEncoder();
 
 export class Wire {
   #panel = byId("wire");
-  #list = byId("frames");
+  #list = /** @type {HTMLElement} */ (byId("frames").firstElementChild);
   #sum = byId("wire-sum");
   #cuts = byId("wire-cuts");
   #warning = byId("wire-warning");
@@ -63,6 +63,7 @@ export class Wire {
 
   constructor() {
     this.#download.addEventListener("click", () => this.#save());
+    followEnd(byId("frames"), this.#list);
   }
 
   /** Forgets the last run. */
@@ -199,11 +200,9 @@ export class Wire {
 
   draw = () => {
     if (this.#panel.hidden) return;
-    const atEnd = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 24;
     for (const row of this.#rows.slice(Math.max(this.#dirty, this.#rows.length - MAX_ROWS))) this.#drawRow(row);
     this.#dirty = this.#rows.length;
     while (this.#list.childElementCount > MAX_ROWS) this.#list.firstElementChild?.remove();
-    if (atEnd && !this.#list.querySelector("[open]")) this.#list.scrollTop = this.#list.scrollHeight;
     const facts = [`${this.#raw.length} ${words.frames}`, `${(this.#bytes / 1024).toFixed(1)} KiB`];
     if (this.#firstMs !== null) facts.push(fill(words.firstToken, `${(this.#firstMs / 1000).toFixed(2)} ${words.secondsUnit}`));
     if (this.#rows.length > MAX_ROWS) facts.push(words.earlier);

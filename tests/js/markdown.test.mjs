@@ -16,7 +16,7 @@ class TextNode {
 class ElementNode {
   children = [];
   attributes = {};
-  parent = null;
+  parentNode = null;
   constructor(name) {
     this.localName = name;
     made += 1;
@@ -27,7 +27,7 @@ class ElementNode {
   append(...nodes) {
     for (const node of nodes) {
       const child = typeof node === "string" ? new TextNode(node) : node;
-      child.parent = this;
+      child.parentNode = this;
       this.children.push(child);
     }
   }
@@ -38,8 +38,8 @@ class ElementNode {
     this.children.splice(at, 1);
   }
   replaceWith(node) {
-    node.parent = this.parent;
-    this.parent.children[this.parent.children.indexOf(this)] = node;
+    node.parentNode = this.parentNode;
+    this.parentNode.children[this.parentNode.children.indexOf(this)] = node;
   }
   setAttribute(name, value) {
     this.attributes[name] = value;
@@ -141,6 +141,14 @@ describe("Markdown", () => {
       const cut = random(text.length);
       assert.equal(render([text.slice(0, cut), text.slice(cut)]), whole, JSON.stringify(text));
     }
+  });
+
+  test("long code stands in groups of lines, and its text is what the model wrote", () => {
+    const lines = Array.from({ length: 120 }, (_, n) => `line${n}`);
+    const html = render([`\`\`\`text\n${lines.join("\n")}\n\`\`\``]);
+    const groups = html.match(/<code>.*<\/code>/s)[0].split(/<span>/);
+    assert.deepEqual(groups.map((group) => group.match(/line/g).length), [49, 50, 21]);
+    assert.equal(html.match(/<code>(.*)<\/code>/s)[1].replace(/<[^>]*>/g, ""), lines.join("\n"));
   });
 
   test("what stands is not drawn again", () => {
