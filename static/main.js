@@ -166,7 +166,8 @@ function began(running, runId) {
   keepDraft();
   others?.postMessage(state.threadId);
   if (running.stopping) cancel(running);
-  else if (state.turns.length > 1) import("./recover.js").then(({ markForgotten }) => markForgotten(state.threadId, state.turns));
+  else if (state.turns.length > 1)
+    import("./recover.js").then(({ markForgotten }) => markForgotten(state.threadId, state.turns)).catch(() => {});
 }
 
 /** @param {Running} running @param {Begin} begin @param {unknown} error */

@@ -58,7 +58,6 @@ const words = pick(
   },
 );
 
-
 /** @typedef {import("./types.js").Kind} Kind */
 /** @typedef {import("./types.js").Step} Step */
 

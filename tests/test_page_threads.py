@@ -242,6 +242,8 @@ async def test_the_state_is_the_truth_about_the_server(
     await ask(page, "5 + 5")
     await expect(page.locator("#countdown")).to_have_text(re.compile(r"in \d+ s"))
     await expect(page.locator(".failure")).to_contain_text("cannot be reached")
+    # No connection began, so none was cut.
+    await expect(page.locator("#wire-cuts")).to_be_empty()
     await state(page, "away")
     await launch("--port", server.url.rpartition(":")[2])
     await state(page, "ended")
