@@ -182,7 +182,8 @@ export class Questions {
       const act = acts[kind];
       // Without Reject the composer is the field for it already.
       if (!act || (kind === "respond" && !step.kinds.includes("reject"))) continue;
-      buttons.append(button(/** @type {Record<string, string>} */ ({ ...words, edit: common.edit })[kind], act, kind === "approve" ? "primary" : ""));
+      const label = kind === "edit" ? common.edit : words[/** @type {"approve" | "reject" | "respond"} */ (kind)];
+      buttons.append(button(label, act, kind === "approve" ? "primary" : ""));
     }
     if (buttons.childElementCount) form.append(buttons);
     return form;

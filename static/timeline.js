@@ -56,7 +56,7 @@ export class Timeline {
     }
   }
 
-  /** Shows the picture at its scale. @param {boolean} hidden */
+  /** @param {boolean} hidden */
   draw(hidden) {
     byId("times").hidden = hidden;
     while (this.#nowMs > this.#scaleMs) this.#scaleMs *= 2;
@@ -67,7 +67,7 @@ export class Timeline {
     byId("scale").textContent = `${(this.#scaleMs / 1000).toFixed(this.#scaleMs < 1000 ? 2 : 1)} s`;
   }
 
-  /** Draws each running tool as a bar up to now; those that run at the same time stand below each other. */
+  /** Draws each running tool as a bar up to now, one below the other. */
   #bars() {
     for (const { el, from, lane, running } of this.#tools.values())
       if (running) el.setAttribute("d", `M${from} ${35 + 7 * lane}H${this.#nowMs}`);

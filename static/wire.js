@@ -202,7 +202,9 @@ export class Wire {
     else if (gap) {
       const lost = this.#breaks.reduce((sum, each) => sum + each.lost, 0);
       const doubled = this.#breaks.reduce((sum, each) => sum + each.doubled, 0);
-      parts.push(fill(words.resumed, gap.after, gap.next ?? 0, lost ? fill(words.lostSome, lost) : words.notLost, doubled ? fill(words.doubledSome, doubled) : words.notDoubled));
+      const isLost = lost ? fill(words.lostSome, lost) : words.notLost;
+      const isDoubled = doubled ? fill(words.doubledSome, doubled) : words.notDoubled;
+      parts.push(fill(words.resumed, gap.after, gap.next ?? 0, isLost, isDoubled));
     }
     const text = parts.join(" ");
     if (this.#cuts.textContent !== text) this.#cuts.textContent = text;
