@@ -4,21 +4,21 @@
 import { visit } from "./store.js";
 import { refusal } from "./stream.js";
 
-let token = visit.get("token");
+let current = visit.get("token");
 
 /** @param {string} text */
 export function useToken(text) {
-  token = text;
+  current = text;
   visit.set("token", text);
 }
 
-export function hasToken() {
-  return token !== "";
+export function token() {
+  return current;
 }
 
 /** @returns {Record<string, string>} */
 export function authorization() {
-  return token ? { Authorization: `Bearer ${token}` } : {};
+  return current ? { Authorization: `Bearer ${current}` } : {};
 }
 
 /** Returns a thread's document, or null if the server has none. @param {string} id */

@@ -2,23 +2,20 @@
 /**
  * Marks comments, strings, numbers, keywords and calls in code, one line at a time.
  *
- * It knows families of languages, not their grammars: a keyword of one language is marked in its
- * whole family. A language that it does not know stays plain.
+ * It knows families of languages, not their grammars. A language that it does not know stays plain.
  */
 
 const KEYWORDS = new Set(
-  ("abstract and as assert async await bool boolean break case catch char class const continue def default defer del " +
-    "delete do done double elif else end enum esac except export extends false False fi final finally float fn for " +
-    "foreach from fun func function global go goto if impl implements import in instanceof int interface is lambda let " +
-    "long loop match mod module mut namespace new nil None nonlocal not null of or package pass private protected pub " +
-    "public raise readonly return self short static string struct super switch then this throw throws trait true True " +
-    "try type typeof undefined union unless unsafe until use using val var virtual void while with yield").split(" "),
+  ("abstract and as assert async await bool boolean break case catch char class const continue def default del do done double " +
+    "elif else end enum except export extends False false fi final finally float fn for from func function global go if impl " +
+    "implements import in int interface is lambda let long match module mut namespace new nil None not null or package pass " +
+    "private protected pub public raise return self static string struct super switch then this throw throws trait True true " +
+    "try type typeof undefined use using var void while with yield").split(" "),
 );
 const SQL = new Set(
-  ("add all alter and as asc begin between by case commit create cross default delete desc distinct drop else end exists " +
-    "false from full group having in index inner insert into is join key left like limit not null offset on or order " +
-    "outer primary references right rollback select set table then true union unique update using values view when " +
-    "where with").split(" "),
+  ("and as asc begin between by case commit create delete desc distinct drop else end exists from group having in index inner " +
+    "insert into is join key left like limit not null offset on or order outer primary right rollback select set table then " +
+    "union unique update using values view when where with").split(" "),
 );
 const VALUES = new Set(["true", "false", "null", "yes", "no"]);
 // Longer lines are data rather than code.
@@ -28,8 +25,7 @@ const QUOTES = String.raw`"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'`;
 const NUMBER = String.raw`\b(?:0[xob][\da-f_]+|\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?)\b`;
 const WORD = String.raw`[A-Za-z_$][\w$]*`;
 
-/** @typedef {{ comment: string, opens?: string, closes?: Record<string, string>, words: Set<string> }} Family */
-/** @type {Record<string, Family>} */
+/** @type {Record<string, import("./types.js").Family>} */
 const FAMILIES = {
   "py python": { comment: "#.*", opens: `"""|'''`, closes: { '"""': '"""', "'''": "'''" }, words: KEYWORDS },
   "sh bash zsh shell console ruby rb perl r make makefile dockerfile": { comment: String.raw`(?<!\S)#.*`, words: KEYWORDS },
@@ -45,7 +41,7 @@ const FAMILIES = {
   "sql lua haskell": { comment: "--.*", words: KEYWORDS },
 };
 
-/** @typedef {"" | "c" | "s" | "n" | "k" | "f"} Kind plain, comment, string, number, keyword, call */
+/** @typedef {import("./types.js").Mark} Mark */
 
 export class Highlighter {
   #pattern;
@@ -53,10 +49,10 @@ export class Highlighter {
   #words;
   /** What ends the comment or string that goes on over lines. */
   #until = "";
-  /** @type {Kind} */
+  /** @type {Mark} */
   #kind = "";
 
-  /** @param {Family} family */
+  /** @param {import("./types.js").Family} family */
   constructor({ comment, opens = "(?!)", closes = {}, words }) {
     const parts = { c: comment, open: opens, s: QUOTES, n: NUMBER, word: WORD };
     const source = Object.entries(parts).map(([name, pattern]) => `(?<${name}>${pattern})`);
@@ -74,12 +70,12 @@ export class Highlighter {
     return new Highlighter(name === "sql" ? { ...known, words: SQL } : known);
   }
 
-  /** @param {string} line @returns {[Kind, string][]} the pieces of the line, in order */
+  /** @param {string} line @returns {[Mark, string][]} the pieces of the line, in order */
   line(line) {
     if (line.length > MAX_LINE) return [["", line]];
-    /** @type {[Kind, string][]} */
+    /** @type {[Mark, string][]} */
     const pieces = [];
-    const add = (/** @type {Kind} */ kind, /** @type {string} */ text) => {
+    const add = (/** @type {Mark} */ kind, /** @type {string} */ text) => {
       const last = pieces.at(-1);
       if (last && last[0] === kind) last[1] += text;
       else if (text) pieces.push([kind, text]);

@@ -8,21 +8,14 @@ const BRIEF_CHARS = 200;
 const SHOWN_CHARS = 16_000;
 const SLICE_CHARS = 4_000;
 
-/**
- * @param {string} id
- * @returns {HTMLElement}
- */
+/** @param {string} id @returns {HTMLElement} */
 export function byId(id) {
   const el = document.getElementById(id);
   if (!el) throw new Error(`no element #${id}`);
   return el;
 }
 
-/**
- * @param {string} name
- * @param {string} [className]
- * @param {string} [text]
- */
+/** @param {string} name @param {string} [className] @param {string} [text] */
 export function make(name, className = "", text = "") {
   const el = document.createElement(name);
   if (className) el.className = className;
@@ -30,10 +23,7 @@ export function make(name, className = "", text = "") {
   return el;
 }
 
-/**
- * @param {string} label
- * @param {(button: HTMLButtonElement) => void} act
- */
+/** @param {string} label @param {(button: HTMLButtonElement) => void} act */
 export function button(label, act, className = "quiet") {
   const el = document.createElement("button");
   el.type = "button";
@@ -43,9 +33,18 @@ export function button(label, act, className = "quiet") {
   return el;
 }
 
+/** Loads a style sheet that most visits do not need. @param {string} name */
+export function addStyle(name) {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = `/static/${name}`;
+  document.head.append(link);
+  return new Promise((done) => (link.onload = link.onerror = done));
+}
+
 /**
- * Shows a text, or the JSON of any other value. The end of a very long one is shown on request, in
- * slices that the browser lays out only when they are scrolled into view.
+ * Shows a text, or the JSON of any other value. The end of a long one is shown on request, in slices
+ * that are laid out only when they are scrolled into view.
  *
  * @param {HTMLElement} el
  * @param {unknown} value
@@ -65,12 +64,7 @@ export function showValue(el, value) {
   return el;
 }
 
-/**
- * Copies a text, and says so on the button for a moment.
- *
- * @param {HTMLButtonElement} pressed
- * @param {string} text
- */
+/** Copies a text, and says so on the button for a moment. @param {HTMLButtonElement} pressed @param {string} text */
 export async function copy(pressed, text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -86,6 +80,14 @@ export async function copy(pressed, text) {
   }
   pressed.textContent = words.copied;
   setTimeout(() => (pressed.textContent = words.copy), 1500);
+}
+
+/** Lets the Copy buttons of code blocks work. @param {HTMLElement} log */
+export function enableCopy(log) {
+  log.addEventListener("click", ({ target }) => {
+    if (target instanceof HTMLButtonElement && target.className === "copy-code")
+      copy(target, target.closest("figure")?.querySelector("code")?.textContent ?? "");
+  });
 }
 
 /** Says whether this Enter sends. An input method uses Enter to choose a word. @param {KeyboardEvent} event */

@@ -21,13 +21,9 @@ export class Inline {
   /** @type {Node[]} */
   #unsettled = [];
 
-  /**
-   * @param {Element} el
-   * @param {string} image the word before an image's description
-   */
-  constructor(el, image) {
+  /** @param {Element} el */
+  constructor(el) {
     this.el = el;
-    this.image = image;
   }
 
   /** @param {string} text */
@@ -39,7 +35,7 @@ export class Inline {
   draw(final) {
     if (!final && this.#text === this.#drawn) return;
     for (const node of this.#unsettled) this.el.removeChild(node);
-    const { spans, settled } = parse(this.#text, this.#before, final, 0, this.image);
+    const { spans, settled } = parse(this.#text, this.#before, final, 0);
     this.#unsettled = [];
     for (const span of spans) {
       this.el.append(span.node);
@@ -50,7 +46,7 @@ export class Inline {
   }
 }
 
-/** @typedef {{ end: number, node: Node, open?: boolean }} Span `open`: later text may still undo it */
+/** @typedef {import("./types.js").Span} Span */
 
 const SPECIAL = /[\\`*_~[!<$\n]|https?:\/\//g;
 // Of the marks that CommonMark escapes, those that mean something in Markdown. The others follow a
@@ -76,10 +72,9 @@ const NO_LINK = new RegExp(BRACKETS + String.raw`[^(]`);
  * @param {string} before the character that stands before the text
  * @param {boolean} final whether no more text comes
  * @param {number} depth
- * @param {string} image
  * @returns {{ spans: Span[], settled: number }}
  */
-function parse(text, before, final, depth, image) {
+function parse(text, before, final, depth) {
   /** @type {Span[]} */
   const spans = [];
   let settled = Infinity;
@@ -95,7 +90,7 @@ function parse(text, before, final, depth, image) {
     at = next;
     if (at === text.length) break;
     const last = at ? text[at - 1] : before;
-    const span = depth < MAX_NESTING ? match(text, at, last, depth, image) : null;
+    const span = depth < MAX_NESTING ? match(text, at, last, depth) : null;
     const end = span ? span.end : at + 1;
     const grows = span
       ? text[at] !== "\n" &&
@@ -158,10 +153,9 @@ function mayOpen(text, at, before) {
  * @param {number} at
  * @param {string} before
  * @param {number} depth
- * @param {string} image
  * @returns {Span | null}
  */
-function match(text, at, before, depth, image) {
+function match(text, at, before, depth) {
   const ahead = text.slice(at, at + SPAN);
   switch (text[at]) {
     case "$":
@@ -186,35 +180,31 @@ function match(text, at, before, depth, image) {
     case "*":
     case "_":
     case "~":
-      return opens(ahead, before) ? emphasis(ahead, at, depth, image) : null;
+      return opens(ahead, before) ? emphasis(ahead, at, depth) : null;
     case "!":
     case "[": {
       const link = LINK.exec(ahead);
       if (!link || !SAFE_LINK.test(link[2])) return null;
       const label = link[1] || link[2];
-      return { end: at + link[0].length, node: anchor(link[2], label, depth, image, text[at] === "!") };
+      return { end: at + link[0].length, node: anchor(link[2], label, depth, text[at] === "!") };
     }
     case "<": {
       const br = /^<br\s*\/?>/i.exec(ahead);
       if (br) return { end: at + br[0].length, node: element("br") };
       const link = /^<((?:https?:\/\/|mailto:)[^\s<>]+)>/i.exec(ahead);
-      return link && { end: at + link[0].length, node: anchor(link[1], link[1], depth, image) };
+      return link && { end: at + link[0].length, node: anchor(link[1], link[1], depth) };
     }
     default: {
       const link = BARE_URL.exec(ahead);
       if (!link || /\w/.test(before)) return null;
       // A closing bracket belongs to the link if the link has its opening one.
       const url = link[0].includes("(") && ahead[link[0].length] === ")" ? `${link[0]})` : link[0];
-      return { end: at + url.length, node: anchor(url, url, depth, image) };
+      return { end: at + url.length, node: anchor(url, url, depth) };
     }
   }
 }
 
-/**
- * @param {string} ahead
- * @param {number} at
- * @returns {Span | null}
- */
+/** @param {string} ahead @param {number} at @returns {Span | null} */
 function math(ahead, at) {
   const found = MATH.exec(ahead);
   if (!found) return null;
@@ -242,10 +232,9 @@ function opens(ahead, before) {
  * @param {string} ahead the text from the opening run on
  * @param {number} at
  * @param {number} depth
- * @param {string} image
  * @returns {Span | null}
  */
-function emphasis(ahead, at, depth, image) {
+function emphasis(ahead, at, depth) {
   const sign = ahead[0];
   const run = ahead[1] !== sign ? 1 : ahead[2] !== sign ? 2 : 3;
   let open = false;
@@ -265,7 +254,7 @@ function emphasis(ahead, at, depth, image) {
       const node = element(sign === "~" ? "del" : run === 1 ? "em" : "strong");
       const inmost = run === 3 ? element("em") : node;
       if (inmost !== node) node.append(inmost);
-      for (const span of parse(ahead.slice(run, end - run), sign, true, depth + 1, image).spans)
+      for (const span of parse(ahead.slice(run, end - run), sign, true, depth + 1).spans)
         inmost.append(span.node);
       return { end: at + end, node, open };
     }
@@ -274,11 +263,7 @@ function emphasis(ahead, at, depth, image) {
   return null;
 }
 
-/**
- * @param {RegExp} pattern with the flag g
- * @param {string} text
- * @param {number} from
- */
+/** @param {RegExp} pattern with the flag g @param {string} text @param {number} from */
 function find(pattern, text, from) {
   pattern.lastIndex = from;
   return pattern.exec(text)?.index ?? -1;
@@ -288,10 +273,9 @@ function find(pattern, text, from) {
  * @param {string} url
  * @param {string} label
  * @param {number} depth
- * @param {string} image the word that says that a link leads to an image
  * @param {boolean} [pictured] whether this link does
  */
-function anchor(url, label, depth, image, pictured = false) {
+function anchor(url, label, depth, pictured = false) {
   const inLink = depth >= IN_LINK;
   const link = element(inLink ? "span" : "a");
   if (!inLink) {
@@ -299,9 +283,9 @@ function anchor(url, label, depth, image, pictured = false) {
     link.setAttribute("target", "_blank");
     link.setAttribute("rel", "noopener noreferrer");
   }
-  if (pictured) link.append(`${image}: `);
+  if (pictured) link.setAttribute("class", "image");
   if (label === url) link.append(label);
-  else for (const span of parse(label, "", true, IN_LINK, image).spans) link.append(span.node);
+  else for (const span of parse(label, "", true, IN_LINK).spans) link.append(span.node);
   return link;
 }
 

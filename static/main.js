@@ -1,55 +1,39 @@
 // @ts-check
 /** Wires the page: what is pressed goes to the server, what the server sends goes to the turns. */
 
-import { authorization, deleteThread, hasToken, readRun, readThread, useToken } from "./api.js";
-import { byId, grow, make, sends } from "./dom.js";
-import { enableCopy } from "./copy.js";
+import { authorization, deleteThread, readRun, readThread, token, useToken } from "./api.js";
+import { byId, enableCopy, grow, sends } from "./dom.js";
 import { closeDrawer, closeTop, say, showInfo, watchPanels } from "./panels.js";
 import { followEnd } from "./scroll.js";
 import { answering, nameTab, showState } from "./status.js";
 import { channel, visit } from "./store.js";
 import { ChatError, cancelRun, followRun, refusal, streamChat, uuid } from "./stream.js";
-import { addressOf, addressed, drawForgotten, drawList, forget, remember, titleOf } from "./threads.js";
+import { addressOf, addressed, drawList, forget, keepNotes, notesOf, remember, titleOf } from "./threads.js";
 import { Turn } from "./turn.js";
 import { Wire } from "./wire.js";
 import { failures, fill, translate, words } from "./words.js";
 
-/** @typedef {import("./stream.js").Done} Done */
-/** @typedef {import("./stream.js").FollowOptions} FollowOptions */
-/**
- * @typedef {object} Running
- * @property {Turn} turn
- * @property {string | null} runId
- * @property {AbortController} reading
- * @property {boolean} stopping
- * @property {boolean} waiting whether it waits for its next attempt
- * @property {() => void} cut
- */
-/**
- * @typedef {object} Begin how a run is begun
- * @property {(options: FollowOptions) => Promise<Done | null>} call
- * @property {boolean} [resumes] whether the run answers an interrupt of the turn
- * @property {string} [runId] the run, if it is joined
- * @property {() => void} [refused] puts back what the page showed, if no run began
- */
+/** @typedef {import("./types.js").Running} Running */
+/** @typedef {import("./types.js").Begin} Begin */
 
-// How long a server may take to stop a run before the page no longer waits for it.
+
+// A person who stopped does not wait longer for a server that does not answer.
 const STOP_MS = 4000;
 const AGAIN_MS = 3000;
-// How often a page that does nothing asks whether the server is there.
+// Refusals which say that the server's conversation is another one than the page shows.
+const CHANGED = ["thread_busy", "unknown_message", "nothing_to_resume"];
+// How often an idle page looks for the server.
 const PING_MS = 20_000;
 
-translate(document);
+translate();
 
 const log = byId("log");
 const composer = /** @type {HTMLFormElement} */ (byId("composer"));
 const message = /** @type {HTMLTextAreaElement} */ (byId("message"));
 const send = /** @type {HTMLButtonElement} */ (byId("send"));
 const stop = /** @type {HTMLButtonElement} */ (byId("stop"));
-const tokenForm = /** @type {HTMLFormElement} */ (byId("token-form"));
-const token = /** @type {HTMLInputElement} */ (byId("token"));
 const wire = new Wire();
-const toEnd = followEnd(byId("scroll"), byId("to-end"));
+const toEnd = followEnd(byId("scroll"), log, byId("to-end"));
 
 const state = {
   // The page names its thread, so that a reload finds it even before the first event came.
@@ -60,16 +44,15 @@ const state = {
   running: null,
   // Until the conversation is read, a new turn would stand before what came earlier.
   reading: true,
-  /** Whether the server no longer has the conversation. */
+  // Whether the server no longer has the conversation, and whether it could not be reached.
   forgotten: false,
-  /** Whether the server could not be reached. */
   away: false,
 };
 
-/** Other tabs of this browser; null if the browser has no channel for them. */
+/** The other tabs of this browser, if they can be reached. */
 const others = channel("threads");
 
-/** @type {import("./turn.js").Actions} */
+/** @type {import("./types.js").Actions} */
 const actions = {
   again: (turn, text = turn.question) => ask(text, turn),
   answer: (turn, answer) =>
@@ -79,6 +62,7 @@ const actions = {
     toEnd();
     message.focus();
   },
+  keep: () => keepNotes(state.threadId, Object.fromEntries(state.turns.map(({ id, notes }) => [id, notes]))),
   busy: () => state.running !== null || state.reading,
   isLast: (turn) => state.turns.at(-1) === turn,
 };
@@ -116,12 +100,7 @@ function ask(text, old) {
   follow(turn, { call: (options) => streamChat(text, { ...options, threadId: state.threadId, replaces }), refused });
 }
 
-/**
- * Follows one run into a turn, until it has ended or cannot be followed.
- *
- * @param {Turn} turn
- * @param {Begin} begin
- */
+/** Follows one run into a turn, until it has ended or cannot be followed. @param {Turn} turn @param {Begin} begin */
 async function follow(turn, begin) {
   if (state.running) return;
   const { threadId } = state;
@@ -156,16 +135,16 @@ async function follow(turn, begin) {
       },
       onEvent: (event) => {
         if (!current()) return;
-        wire.event(event);
         if (event.type === "start") began(running, event.run_id);
         turn.apply(event);
       },
     });
-    if (!done) turn.end(null);
-    if (current()) wire.ended();
+    if (!done) turn.end("lost");
   } catch (error) {
-    turn.end(running.stopping ? { reason: "cancelled" } : null);
     if (current()) wire.gaveUp();
+    const code = error instanceof ChatError && current() && !running.runId ? error.code : "";
+    if (CHANGED.includes(code)) return recover(turn, code);
+    turn.end(running.stopping ? "cancelled" : "lost");
     if (!running.reading.signal.aborted) failed(running, begin, error);
     else if (begin.resumes && !running.runId) turn.reopen();
   } finally {
@@ -178,10 +157,7 @@ async function follow(turn, begin) {
   }
 }
 
-/**
- * @param {Running} running
- * @param {string} runId
- */
+/** @param {Running} running @param {string} runId */
 function began(running, runId) {
   running.runId = runId;
   state.away = false;
@@ -190,24 +166,11 @@ function began(running, runId) {
   keepDraft();
   others?.postMessage(state.threadId);
   if (running.stopping) cancel(running);
-  else if (state.turns.length > 1) markForgotten(running);
+  else if (state.turns.length > 1)
+    import("./recover.js").then(({ markForgotten }) => markForgotten(state.threadId, state.turns)).catch(() => {});
 }
 
-/** Says where the server's memory of the conversation begins, if it lost what came earlier. @param {Running} running */
-async function markForgotten({ turn }) {
-  const first = state.turns[0];
-  const thread = await readThread(state.threadId).catch(() => null);
-  if (!thread || first === turn || first.id === undefined) return;
-  const known = thread.messages.some((/** @type {any} */ item) => item.role === "user" && item.id === first.id);
-  if (known || turn.asked.previousElementSibling?.matches(".divider")) return;
-  turn.asked.before(make("p", "divider", words.forgottenAbove));
-}
-
-/**
- * @param {Running} running
- * @param {Begin} begin
- * @param {unknown} error
- */
+/** @param {Running} running @param {Begin} begin @param {unknown} error */
 function failed({ turn, runId }, begin, error) {
   if (!(error instanceof ChatError)) {
     turn.fail(words.failed);
@@ -219,35 +182,28 @@ function failed({ turn, runId }, begin, error) {
   if (status === 401) askToken();
   if (status === 0 || status >= 502) away();
   if (runId) return turn.fail(text, ref, true);
-  if (begin.resumes && code !== "nothing_to_resume") turn.reopen();
-  if (code === "thread_busy" || code === "unknown_message" || code === "nothing_to_resume") return elsewhere(turn, code);
+  if (begin.resumes) turn.reopen();
   // Nothing has begun, so the conversation is what it was, and the message is not lost.
   const passing = status === 0 || status >= 500;
   begin.refused?.();
   const shown = state.turns.includes(turn) ? turn : state.turns.at(-1);
-  shown?.fail(text, ref, passing && (() => (shown === turn ? begin.resumes ? follow(turn, begin) : ask(turn.question, turn) : ask(turn.question, shown))));
+  const again = () => (begin.resumes ? follow(turn, begin) : ask(turn.question, shown));
+  shown?.fail(text, ref, passing && again);
   if (!passing && !begin.resumes) offer(turn.question);
 }
 
-/**
- * Shows the conversation as the server has it: another window went on with it, or the server lost it.
- *
- * @param {Turn} turn the turn that was refused
- * @param {string} code
- */
-async function elsewhere(turn, code) {
-  const { question } = turn;
+/** Goes on with the conversation as the server has it. @param {Turn} turn the turn that was refused @param {string} code */
+async function recover(turn, code) {
+  const { known, words } = await import("./recover.js");
   state.running = null;
-  const thread = await readThread(state.threadId).catch(() => null);
-  if (!thread && code === "unknown_message") {
+  if (code === "unknown_message" && !(await known(state.threadId))) {
     // The server forgot the thread; the question stands on its own.
     turn.id = undefined;
-    if (state.turns.length > 1) turn.asked.before(make("p", "divider", words.forgottenAbove));
-    return ask(question, turn);
+    return ask(turn.question, turn);
   }
   await open(state.threadId);
   say(code === "thread_busy" ? words.busyElsewhere : words.changed);
-  if (code !== "nothing_to_resume") offer(question);
+  if (code !== "nothing_to_resume") offer(turn.question);
 }
 
 /** Puts a text into the field, as if it were typed, so that Undo brings back what was there. @param {string} text */
@@ -265,7 +221,6 @@ function stopRun(running) {
   stop.disabled = true;
   if (running.runId) cancel(running);
   else if (running.waiting) running.reading.abort();
-  // A person who stopped does not wait for a server that does not answer.
   setTimeout(() => running.reading.abort(), STOP_MS);
 }
 
@@ -285,11 +240,7 @@ function leave() {
   running?.reading.abort();
 }
 
-/**
- * Shows a conversation as the server has it, and joins its run.
- *
- * @param {string} id
- */
+/** Shows a conversation as the server has it, and joins its run. @param {string} id */
 async function open(id) {
   leave();
   state.threadId = id;
@@ -302,11 +253,7 @@ async function open(id) {
   wire.reset();
   state.reading = false;
   state.forgotten = !thread && addressed() === id && visit.get("pending") !== id;
-  if (state.forgotten)
-    drawForgotten(byId("forgotten"), id, fresh, (question) => {
-      fresh();
-      offer(question);
-    });
+  if (state.forgotten) showForgotten(id);
   if (thread) draw(thread);
   nameTab(titleOf(id));
   showRunning();
@@ -314,45 +261,54 @@ async function open(id) {
   if (thread && !thread.run_id) readWireAgain(id);
 }
 
+/** Says that the server no longer has a conversation. @param {string} id */
+async function showForgotten(id) {
+  const { forgotten } = await import("./forgotten.js");
+  if (state.threadId !== id) return;
+  const title = titleOf(id);
+  const again = () => {
+    fresh();
+    offer(title);
+  };
+  const removed = () => {
+    forget(id);
+    fresh();
+  };
+  byId("forgotten").replaceChildren(...forgotten(title, again, removed));
+  byId("forgotten").hidden = false;
+}
+
 /** @param {any} thread its document */
 function draw(thread) {
-  /** @type {any[]} */
-  const messages = thread.messages;
-  /** @type {string | null} */
-  let ended = null;
-  let answered = false;
-  const close = (/** @type {Turn | undefined} */ turn) => turn?.end({ reason: ended ?? (answered ? "completed" : "unknown") });
-  for (const item of messages) {
+  const notes = notesOf(state.threadId);
+  let ended = "lost";
+  for (const item of thread.messages) {
     if (item.role === "user") {
-      close(state.turns.at(-1));
-      ended = null;
-      answered = false;
-      const turn = new Turn(item.content, actions, item.id);
+      state.turns.at(-1)?.end(ended);
+      ended = "lost";
+      const turn = new Turn(item.content, actions, item.id, notes[item.id]);
       log.append(turn.asked, turn.el);
       state.turns.push(turn);
     } else {
-      ended = state.turns.at(-1)?.restore(item) ?? ended;
-      answered ||= item.role === "assistant" && Boolean(item.content);
+      state.turns.at(-1)?.restore(item);
+      if (item.role === "assistant" && item.content) ended = "completed";
+      ended = item.ended ?? ended;
     }
   }
   const last = state.turns.at(-1);
   if (!last) return;
   if (titleOf(state.threadId) === "") remember(state.threadId, state.turns[0].question);
+  if (thread.interrupts) last.ask(thread.interrupts);
   if (thread.run_id) join(last, thread.run_id);
-  else {
-    if (thread.interrupts) last.ask(thread.interrupts);
-    close(last);
-    last.showAsked();
-  }
+  else last.end(ended);
+  for (const turn of state.turns) turn.showAnswers();
+  last.showAsked();
   // The message was taken, though no answer said so.
   if (message.value === last.question) message.value = "";
   keepDraft();
 }
 
-/**
- * @param {Turn} turn
- * @param {string} runId
- */
+/** @param {Turn} turn @param {string} runId */
 function join(turn, runId) {
   const url = `/api/runs/${runId}`;
   wire.reset();
@@ -366,28 +322,18 @@ function join(turn, runId) {
   });
 }
 
-/** Reads the frames of the last run again, for the wire and for the times of its turn. @param {string} id */
+/** Reads the frames of the last run again, for the wire. @param {string} id */
 async function readWireAgain(id) {
   const runId = visit.get("run");
-  const last = state.turns.at(-1);
-  if (!runId || !last) return;
-  const run = await readRun(runId);
-  if (run?.thread_id !== id || run.status === "running" || state.running || state.threadId !== id) return;
+  const run = runId ? await readRun(runId) : null;
+  const current = () => state.threadId === id && !state.running;
+  if (run?.thread_id !== id || run.status === "running" || !current()) return;
   wire.reset();
   wire.replay(run.last_event_id);
-  const current = () => state.threadId === id && !state.running && state.turns.at(-1) === last;
-  let own = false;
   await followRun(`/api/runs/${runId}`, {
     headers: authorization(),
     onFrame: (frame) => current() && wire.frame(frame),
-    onEvent: (event) => {
-      if (!current()) return;
-      wire.event(event);
-      if (event.type === "start") own = event.message_id === last.id;
-      if (event.type === "done" && own && event.reason === run.status) last.addFacts(event);
-    },
   }).catch(() => {});
-  if (current()) wire.ended();
 }
 
 /** Begins a new conversation. */
@@ -427,19 +373,23 @@ async function start() {
   if (response.status === 401) return askToken();
   if (!response.ok) throw await refusal(response);
   showInfo(await response.json());
-  tokenForm.hidden = true;
+  document.getElementById("token-form")?.remove();
   composer.hidden = false;
   await open(state.threadId);
   if (document.activeElement === document.body) message.focus();
 }
 
-function askToken() {
-  byId("token-refused").hidden = !hasToken();
-  tokenForm.hidden = false;
+async function askToken() {
   composer.hidden = true;
   showState("token");
-  token.focus();
-  token.select();
+  const { tokenForm } = await import("./token.js");
+  document.getElementById("token-form")?.remove();
+  const use = (/** @type {string} */ text) => {
+    useToken(text);
+    start().catch(away);
+  };
+  composer.before(tokenForm(token(), use));
+  byId("token").focus();
 }
 
 function showRunning() {
@@ -453,7 +403,7 @@ function showRunning() {
   showThreads();
   showComposer();
   if (!running) showReady();
-  // What was pressed may be hidden or gone by now; the focus stays on the page all the same.
+  // What was pressed may be gone by now; the focus stays on the page all the same.
   const { activeElement } = document;
   if (((running || stopped) && activeElement === document.body) || !activeElement?.checkVisibility()) message.focus();
 }
@@ -468,7 +418,7 @@ function showComposer() {
   send.disabled = state.reading || !message.value.trim() || (answers !== null && !answers.submit);
   message.placeholder = answers ? answers.placeholder : words.ask;
   byId("message-label").textContent = answers ? answers.placeholder : words.ask;
-  byId("hint").textContent = answers ? words.answerHint : words.askHint;
+  byId("hint").textContent = answers ? answers.hint : words.askHint;
   composer.toggleAttribute("data-answers", answers !== null);
   byId("leave").hidden = answers === null;
   grow(message);
@@ -479,9 +429,8 @@ function showThreads() {
   byId("no-threads").hidden = byId("thread-list").childElementCount > 0;
 }
 
-/** Shows that nothing goes on, or that nothing can. */
 function showReady() {
-  if (state.running || state.reading || !tokenForm.hidden) return;
+  if (state.running || state.reading || composer.hidden) return;
   showState(!navigator.onLine ? "offline" : state.away ? "away" : asking() ? "asking" : "ended");
 }
 
@@ -493,7 +442,7 @@ function keepDraft() {
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let ping;
 
-/** Shows that the server is not there, and looks for it until it is. */
+/** Shows that the server is away, and looks for it. */
 function away() {
   state.away = true;
   if (!state.running) showState("away");
@@ -501,11 +450,11 @@ function away() {
   ping = setTimeout(look, AGAIN_MS);
 }
 
-/** Looks whether the server is there, and whether another window went on with the conversation. */
+/** Looks for the server, and whether another window went on with the conversation. */
 async function look() {
   clearTimeout(ping);
   ping = setTimeout(look, PING_MS);
-  if (document.hidden || state.running || !tokenForm.hidden) return;
+  if (document.hidden || state.running || composer.hidden) return;
   const there = await fetch("/healthz", { cache: "no-store" }).then(({ ok }) => ok, () => false);
   if (state.running) return;
   if (!there) return away();
@@ -575,11 +524,6 @@ addEventListener("hashchange", () => {
 });
 for (const suggestion of byId("suggestions").querySelectorAll("button"))
   suggestion.addEventListener("click", () => ask(suggestion.querySelector("span")?.textContent ?? ""));
-tokenForm.addEventListener("submit", (event) => {
-  event.preventDefault();
-  useToken(token.value.trim());
-  start().catch(away);
-});
 byId("cut").addEventListener("click", () => state.running?.cut());
 for (const name of ["online", "offline"]) addEventListener(name, showReady);
 addEventListener("storage", showThreads);

@@ -7,33 +7,29 @@
  * open, and of code only the line that arrives. Nodes are made by createElement and text nodes only,
  * so HTML in the text is just text.
  *
- * What it does not do: setext headings, indented code, reference links, images (drawn as links),
- * HTML entities, raw HTML other than `<br>`, LaTeX (drawn as it is written), and an emphasis or link
- * of more than SPAN characters.
+ * What it does not do: setext headings, indented code, reference links, HTML entities, raw HTML other
+ * than `<br>`, and an emphasis or link of more than SPAN characters. Images are links, and LaTeX stands
+ * as it is written.
  * Source: CommonMark, and GitHub Flavored Markdown for tables, task lists, strikethrough and autolinks.
  */
 
 import { Highlighter } from "./code.js";
 import { Inline, MAX_NESTING, SPAN, element } from "./inline.js";
 
+/** How many lines of code are laid out together, so that one that arrives does not move all. */
+const GROUP = 50;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 /** The beginning of a formula of its own, and what ends it. @type {Record<string, string>} */
 const MATH = { "$$": "$$", "\\[": "\\]" };
 
-/** @typedef {{ type: "root" | "quote" | "list" | "item", el: Element, indent: number, width: number, mark: string }} Container */
-/** @typedef {{ type: "text", el: Element, inline: Inline, source: string | null }} TextLeaf */
-/**
- * @typedef {{ type: "code", el: Element, fence: string, indent: number, begun: boolean,
- *   highlighter: Highlighter | null, line: string, plain: Node[] }} CodeLeaf
- *   `line` and `plain`: the line that arrives, and how it is drawn until it is whole
- */
-/** @typedef {{ type: "math", el: Element, end: string }} MathLeaf */
-/** @typedef {{ type: "table", el: Element, aligns: string[] }} TableLeaf */
+
+/** @typedef {import("./types.js").CodeLeaf} CodeLeaf */
+/** @typedef {import("./types.js").MathLeaf} MathLeaf */
 
 export class Markdown {
-  /** @type {Container[]} */
+  /** @type {import("./types.js").Container[]} */
   #stack;
-  /** @type {TextLeaf | CodeLeaf | MathLeaf | TableLeaf | null} */
+  /** @type {import("./types.js").Leaf | null} */
   #leaf = null;
   /** The line that is arriving, as far as it is not yet drawn. */
   #line = "";
@@ -45,11 +41,10 @@ export class Markdown {
 
   /**
    * @param {Element} root
-   * @param {{ copy: string, copyCode: string, image: string }} labels `copy` stands on a code
-   *   block's button, which has the class `copy-code`, `copyCode` is its accessible name, and
-   *   `image` stands before the description of an image
+   * @param {{ copy: string, copyCode: string }} labels `copy` stands on a code
+   *   block's button, which has the class `copy-code`, and `copyCode` is its accessible name
    */
-  constructor(root, labels = { copy: "Copy", copyCode: "Copy the code", image: "Image" }) {
+  constructor(root, labels = { copy: "Copy", copyCode: "Copy the code" }) {
     this.#stack = [{ type: "root", el: root, indent: 0, width: 0, mark: "" }];
     this.#labels = labels;
   }
@@ -107,12 +102,7 @@ export class Markdown {
     else leaf.el.append(text);
   }
 
-  /**
-   * Finds the block of a line and puts the line's text there.
-   *
-   * @param {string} line
-   * @param {boolean} whole
-   */
+  /** Finds the block of a line and puts the line's text there. @param {string} line @param {boolean} whole */
   #place(line, whole) {
     const verbatim = this.#leaf?.type === "code" && this.#stack.length === 1;
     let rest = verbatim ? line : line.replace(/^\s+/, (space) => space.replace(/\t/g, "    "));
@@ -173,7 +163,7 @@ export class Markdown {
       else if (heading) {
         const el = element(`h${Math.min(6, heading[1].length + 2)}`);
         this.#box().append(el);
-        this.#leaf = { type: "text", el, inline: new Inline(el, this.#labels.image), source: null };
+        this.#leaf = { type: "text", el, inline: new Inline(el), source: null };
         this.#leaf.inline.add(rest.slice(heading[0].length));
         if (whole) this.#close();
       }
@@ -189,7 +179,7 @@ export class Markdown {
     this.#closeTo(this.#stack[kept - 1].type === "list" ? kept - 1 : kept);
     const el = element("p");
     this.#box().append(el);
-    this.#leaf = { type: "text", el, inline: new Inline(el, this.#labels.image), source: rest };
+    this.#leaf = { type: "text", el, inline: new Inline(el), source: rest };
     this.#leaf.inline.add(rest.trimStart());
   }
 
@@ -243,15 +233,10 @@ export class Markdown {
     figure.append(caption, pre);
     this.#box().append(figure);
     const highlighter = Highlighter.of(name);
-    this.#leaf = { type: "code", el: code, fence: mark, indent: indent.length, begun: false, highlighter, line: "", plain: [] };
+    this.#leaf = { type: "code", el: code, fence: mark, indent: indent.length, lines: 0, highlighter, line: "", plain: [] };
   }
 
-  /**
-   * Opens a formula of its own with its first line.
-   *
-   * @param {string} mark
-   * @param {string} line
-   */
+  /** Opens a formula of its own with its first line. @param {string} mark @param {string} line */
   #formula(mark, line) {
     const el = element("div");
     el.setAttribute("class", "math");
@@ -263,20 +248,13 @@ export class Markdown {
     this.#leaf = ended ? null : { type: "math", el, end: MATH[mark] };
   }
 
-  /**
-   * @param {MathLeaf} leaf
-   * @param {string} line
-   */
+  /** @param {MathLeaf} leaf @param {string} line */
   #math(leaf, line) {
     leaf.el.append(`\n${line.trimEnd()}`);
     if (line.trimEnd().endsWith(leaf.end)) this.#leaf = null;
   }
 
-  /**
-   * @param {CodeLeaf} leaf
-   * @param {string} line
-   * @param {boolean} whole
-   */
+  /** @param {CodeLeaf} leaf @param {string} line @param {boolean} whole */
   #code(leaf, line, whole) {
     const fence = line.trim();
     if (whole && fence.startsWith(leaf.fence) && fence === leaf.fence[0].repeat(fence.length)) {
@@ -284,8 +262,9 @@ export class Markdown {
       return;
     }
     const text = line.slice(Math.min(leaf.indent, line.search(/\S|$/)));
-    if (leaf.begun) leaf.el.append("\n");
-    leaf.begun = true;
+    if (leaf.lines) leaf.el.append("\n");
+    leaf.lines += 1;
+    if (leaf.lines % GROUP === 0) leaf.el = group(leaf.el);
     grow(leaf, text);
   }
 
@@ -300,7 +279,7 @@ export class Markdown {
     if (!inside || !leaf) return false;
     if (leaf.type === "table") {
       if (/^ {0,3}(>|#{1,6} |```|~~~|[-*+] )/.test(rest)) return false;
-      leaf.el.append(row("td", cells(rest), leaf.aligns, this.#labels.image));
+      leaf.el.append(row("td", cells(rest), leaf.aligns));
       return true;
     }
     if (leaf.type !== "text" || !leaf.source?.includes("|")) return false;
@@ -317,7 +296,7 @@ export class Markdown {
     frame.setAttribute("class", "table");
     table.setAttribute("dir", "auto");
     frame.setAttribute("tabindex", "0");
-    thead.append(row("th", head, aligns, this.#labels.image));
+    thead.append(row("th", head, aligns));
     table.append(thead, tbody);
     frame.append(table);
     leaf.el.replaceWith(frame);
@@ -329,10 +308,7 @@ export class Markdown {
     return this.#stack[this.#stack.length - 1].el;
   }
 
-  /**
-   * @param {Container["type"]} type
-   * @param {string} name
-   */
+  /** @param {import("./types.js").Container["type"]} type @param {string} name */
   #push(type, name, mark = "") {
     const box = { type, el: element(name), indent: 0, width: 0, mark };
     box.el.setAttribute("dir", "auto");
@@ -369,6 +345,14 @@ function grow(leaf, text) {
   leaf.plain.push(node);
 }
 
+/** Begins a block of its own for the next lines of code, and returns it. @param {Element} el the block before */
+function group(el) {
+  const lines = element("span");
+  lines.setAttribute("class", "lines");
+  (el.localName === "code" ? el : /** @type {Element} */ (el.parentNode)).append(lines);
+  return lines;
+}
+
 /** Colours the line that is whole now. @param {CodeLeaf} leaf */
 function highlight(leaf) {
   if (!leaf.highlighter || !leaf.line) return;
@@ -398,19 +382,14 @@ function beginsMath(line) {
   return end < 0 || end === text.length - 2 ? mark : "";
 }
 
-/**
- * @param {"td" | "th"} name
- * @param {string[]} texts
- * @param {string[]} aligns
- * @param {string} image
- */
-function row(name, texts, aligns, image) {
+/** @param {"td" | "th"} name @param {string[]} texts @param {string[]} aligns */
+function row(name, texts, aligns) {
   const tr = element("tr");
   aligns.forEach((align, i) => {
     const cell = element(name);
     cell.setAttribute("class", align);
     if (name === "th") cell.setAttribute("scope", "col");
-    const inline = new Inline(cell, image);
+    const inline = new Inline(cell);
     inline.add(texts[i] ?? "");
     inline.draw(true);
     tr.append(cell);

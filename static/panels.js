@@ -10,20 +10,18 @@ const WIDE = matchMedia("(min-width: 64.01rem)");
 const WITH_LIST = matchMedia("(min-width: 82.01rem)");
 
 let drawWire = () => {};
+const wireFits = () => WIDE.matches && lasting.get("wire") !== "closed";
 
 /** Shows the panels that have room, and lets their buttons work. @param {() => void} draw draws the wire */
 export function watchPanels(draw) {
   drawWire = draw;
-  byId("wire-toggle").addEventListener("click", () => {
+  const toggleWire = () => {
     const shown = byId("wire").hidden === true;
     lasting.set("wire", shown ? "open" : "closed");
     showWire(shown);
-  });
-  byId("wire-close").addEventListener("click", () => {
-    lasting.set("wire", "closed");
-    showWire(false);
-    byId("wire-toggle").focus();
-  });
+    if (!shown) byId("wire-toggle").focus();
+  };
+  for (const id of ["wire-toggle", "wire-close"]) byId(id).addEventListener("click", toggleWire);
   byId("threads-toggle").addEventListener("click", () => showDrawer(byId("drawer").hidden === true));
   for (const id of ["drawer-close", "backdrop"])
     byId(id).addEventListener("click", () => {
@@ -31,26 +29,21 @@ export function watchPanels(draw) {
       byId("threads-toggle").focus();
     });
   WITH_LIST.addEventListener("change", () => showDrawer(WITH_LIST.matches));
-  WIDE.addEventListener("change", () => showWire(WIDE.matches && lasting.get("wire") !== "closed"));
+  WIDE.addEventListener("change", () => showWire(wireFits()));
 
   showDrawer(WITH_LIST.matches);
-  showWire(WIDE.matches && lasting.get("wire") !== "closed");
+  showWire(wireFits());
 }
 
 /** Closes the panel that lies over the conversation. @returns {boolean} whether there was one */
 export function closeTop() {
-  const top = document.body.hasAttribute("data-sheet") ? "wire-close" : document.body.hasAttribute("data-drawer") ? "drawer-close" : "";
+  const { sheet, drawer } = document.body.dataset;
+  const top = sheet !== undefined ? "wire-close" : drawer !== undefined ? "drawer-close" : "";
   if (top) byId(top).click();
   return top !== "";
 }
 
-/**
- * Shows a line above the composer, with what can be done about it.
- *
- * @param {string} text
- * @param {string} [label]
- * @param {() => void} [act]
- */
+/** Shows a line above the composer. @param {string} text @param {string} [label] of a button @param {() => void} [act] */
 export function say(text, label = "", act = () => {}) {
   byId("notice").replaceChildren(text);
   if (label) byId("notice").append(button(label, act, ""));

@@ -6,28 +6,60 @@
  * other value by true, false or a text. Texts come from the composer, see `composer`.
  */
 
-import { brief, button, grow, make } from "./dom.js";
-import { fill, words } from "./words.js";
+import { addStyle, brief, button, grow, make } from "./dom.js";
+import { fill, pick, words as common } from "./words.js";
 
-/**
- * @typedef {object} Host
- * @property {(answer: unknown) => void} complete all is answered; the answers by the ids of the interrupts
- * @property {() => void} changed another step is to be answered now
- * @property {() => boolean} busy
- */
-/** @typedef {"approve" | "edit" | "reject" | "respond" | "answer"} Kind */
-/**
- * @typedef {object} Step one thing to decide
- * @property {string} id of its interrupt
- * @property {string} tool the tool that is reviewed, or ""
- * @property {string} title
- * @property {string} about
- * @property {unknown} details
- * @property {Kind[]} kinds
- * @property {unknown} [given]
- * @property {string} [summary] what the person decided, in words
- */
-/** @typedef {{ placeholder: string, send: string, submit: ((text: string) => void) | null }} Composer */
+await addStyle("questions.css");
+
+const words = pick(
+  {
+    question: "The agent asks you",
+    wants: "The agent wants to use {}",
+    approve: "Approve",
+    reject: "Reject",
+    respond: "Answer in its place",
+    answer: "Answer",
+    saveEdit: "Approve the changed input",
+    noJson: "This is not JSON.",
+    change: "Change",
+    nth: "Question {} of {}",
+    answerHere: "Type your answer",
+    rejectHere: "To reject, say why",
+    respondHere: "Type the result to use in its place",
+    chooseAbove: "Choose an answer above",
+    answerHint: "The agent waits. Enter sends your answer.",
+    rejectHint: "The agent waits. Enter rejects with this reason.",
+    youApproved: "You approved",
+    youRejected: "You rejected",
+    youEdited: "You changed and approved",
+    youAnswered: "You answered",
+  },
+  {
+    question: "エージェントからの質問",
+    wants: "エージェントが {} を使おうとしています",
+    approve: "承認",
+    reject: "却下",
+    respond: "代わりに答える",
+    answer: "回答する",
+    saveEdit: "変更した入力で承認",
+    noJson: "JSON ではありません。",
+    change: "変更",
+    nth: "質問 {} / {}",
+    answerHere: "回答を入力",
+    rejectHere: "却下する場合は理由を入力",
+    respondHere: "代わりに使う結果を入力",
+    chooseAbove: "上のボタンで答えてください",
+    answerHint: "エージェントが待っています。Enter で回答を送信します。",
+    rejectHint: "エージェントが待っています。Enter でこの理由とともに却下します。",
+    youApproved: "承認しました",
+    youRejected: "却下しました",
+    youEdited: "変更して承認しました",
+    youAnswered: "回答しました",
+  },
+);
+
+/** @typedef {import("./types.js").Kind} Kind */
+/** @typedef {import("./types.js").Step} Step */
 
 export class Questions {
   el = make("section", "question");
@@ -39,10 +71,7 @@ export class Questions {
   #responding = false;
   #sent = false;
 
-  /**
-   * @param {{ id: string, value: unknown }[]} interrupts
-   * @param {Host} host
-   */
+  /** @param {{ id: string, value: unknown }[]} interrupts @param {import("./types.js").Host} host */
   constructor(interrupts, host) {
     this.host = host;
     this.#steps = interrupts.flatMap(({ id, value }) => {
@@ -54,17 +83,22 @@ export class Questions {
     this.#draw();
   }
 
-  /** How the composer answers the current step; null if nothing is to be answered. @returns {Composer | null} */
+  /** How the composer answers the current step; null if nothing is to be answered. @returns {import("./types.js").Composer | null} */
   get composer() {
     const step = this.#steps[this.#current];
     if (this.#sent || !step) return null;
     const { kinds } = step;
-    const text = (/** @type {Kind} */ kind) => (/** @type {string} */ typed) => this.#give(step, kind, typed);
-    if (kinds.includes("answer")) return { placeholder: words.answerHere, send: words.answer, submit: text("answer") };
+    const texts = (/** @type {Kind} */ kind, placeholder = "", send = words.answer, hint = words.answerHint) => ({
+      placeholder,
+      send,
+      hint,
+      submit: (/** @type {string} */ text) => this.#give(step, kind, text),
+    });
+    if (kinds.includes("answer")) return texts("answer", words.answerHere);
     if (kinds.includes("respond") && (this.#responding || !kinds.includes("reject")))
-      return { placeholder: words.respondHere, send: words.answer, submit: text("respond") };
-    if (kinds.includes("reject")) return { placeholder: words.rejectHere, send: words.reject, submit: text("reject") };
-    return { placeholder: words.chooseAbove, send: words.answer, submit: null };
+      return texts("respond", words.respondHere);
+    if (kinds.includes("reject")) return texts("reject", words.rejectHere, words.reject, words.rejectHint);
+    return { placeholder: words.chooseAbove, send: words.answer, hint: "", submit: null };
   }
 
   /** Asks again, since the answers did not arrive. */
@@ -74,12 +108,7 @@ export class Questions {
     this.#draw();
   }
 
-  /**
-   * @param {Step} step
-   * @param {Kind} kind
-   * @param {string} text
-   * @param {unknown} [args] the edited arguments
-   */
+  /** @param {Step} step @param {Kind} kind @param {string} text @param {unknown} [args] the edited arguments */
   #give(step, kind, text, args) {
     if (this.host.busy()) return;
     const message = text.trim();
@@ -102,7 +131,7 @@ export class Questions {
       const given = this.#steps.filter((each) => each.id === id).map((each) => each.given);
       answers[id] = reviewed ? { decisions: given } : given[0];
     }
-    this.host.complete(answers);
+    this.host.complete(answers, this.#steps.map((each) => [each.summary ?? "", gistOf(each)]));
   }
 
   #draw() {
@@ -114,15 +143,9 @@ export class Questions {
     this.el.classList.toggle("closed", this.#sent);
   }
 
-  /**
-   * The one line of a step that is answered.
-   *
-   * @param {Step} step
-   * @param {number} at
-   */
+  /** @param {Step} step @param {number} at */
   #line(step, at) {
-    const line = make("p", "answered");
-    line.append(make("b", "", step.summary), make("span", "gist", step.tool || step.title));
+    const line = drawLine(step.summary ?? "", gistOf(step));
     if (!this.#sent)
       line.append(
         button(words.change, () => {
@@ -134,10 +157,7 @@ export class Questions {
     return line;
   }
 
-  /**
-   * @param {Step} step
-   * @param {number} at
-   */
+  /** @param {Step} step @param {number} at */
   #form(step, at) {
     const form = make("form", "step");
     form.addEventListener("submit", (event) => event.preventDefault());
@@ -162,18 +182,14 @@ export class Questions {
       const act = acts[kind];
       // Without Reject the composer is the field for it already.
       if (!act || (kind === "respond" && !step.kinds.includes("reject"))) continue;
-      buttons.append(button(/** @type {Record<string, string>} */ (words)[kind], act, kind === "approve" ? "primary" : ""));
+      const label = kind === "edit" ? common.edit : words[/** @type {"approve" | "reject" | "respond"} */ (kind)];
+      buttons.append(button(label, act, kind === "approve" ? "primary" : ""));
     }
     if (buttons.childElementCount) form.append(buttons);
     return form;
   }
 
-  /**
-   * Turns the rows into fields.
-   *
-   * @param {HTMLElement} form
-   * @param {Step} step
-   */
+  /** Turns the rows into fields. @param {HTMLElement} form @param {Step} step */
   #edit(form, step) {
     const args = /** @type {Record<string, unknown>} */ (step.details ?? {});
     const fields = make("div", "fields");
@@ -199,7 +215,7 @@ export class Questions {
       const entries = boxes.map(({ name, box, isText }) => [name, isText ? box.value : JSON.parse(box.value)]);
       this.#give(step, "edit", "", Object.fromEntries(entries));
     }, "primary");
-    buttons.append(save, button(words.cancel, () => {
+    buttons.append(save, button(common.cancel, () => {
       this.#draw();
       this.host.changed();
     }, ""));
@@ -208,6 +224,26 @@ export class Questions {
     for (const { box } of boxes) grow(box);
     (boxes[0]?.box ?? save).focus();
   }
+}
+
+/** Draws what was answered before the page was loaded. @param {[string, string][]} lines */
+export function drawAnswers(lines) {
+  const box = make("section", "question closed");
+  box.setAttribute("aria-label", words.question);
+  box.append(...lines.map(([summary, gist]) => drawLine(summary, gist)));
+  return box;
+}
+
+/** The one line of a step that is answered. @param {string} summary @param {string} gist */
+function drawLine(summary, gist) {
+  const line = make("p", "answered");
+  line.append(make("b", "", summary), make("span", "gist", gist));
+  return line;
+}
+
+/** What a step is about, in one line. @param {Step} step */
+function gistOf({ tool, title, details }) {
+  return brief(tool ? `${tool} ${JSON.stringify(details)}` : title);
 }
 
 /**

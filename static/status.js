@@ -1,13 +1,12 @@
 // @ts-check
 /** The truth about the connection: one word in the header, and the title of the tab. */
 
+import { byId } from "./dom.js";
 import { fill, words } from "./words.js";
 
-/** @typedef {"connecting" | "live" | "reconnecting" | "offline" | "away" | "token" | "asking" | "ended"} Name */
-
-const el = /** @type {HTMLElement} */ (document.getElementById("state"));
-const text = /** @type {HTMLElement} */ (document.getElementById("state-text"));
-const countdown = /** @type {HTMLElement} */ (document.getElementById("countdown"));
+const el = byId("state");
+const text = byId("state-text");
+const countdown = byId("countdown");
 let untilMs = 0;
 /** @type {ReturnType<typeof setInterval> | undefined} */
 let clock;
@@ -15,12 +14,7 @@ let title = "";
 let writing = false;
 let arrived = false;
 
-/**
- * Shows the state, and counts down to the next attempt.
- *
- * @param {Name} name
- * @param {number} [waitMs]
- */
+/** Shows the state, and counts down to the next attempt. @param {import("./stream.js").State | "away" | "token" | "asking"} name @param {number} [waitMs] */
 export function showState(name, waitMs = 0) {
   el.dataset.state = name;
   if (text.textContent !== words[name]) text.textContent = words[name];

@@ -14,10 +14,7 @@ function storage(name) {
         return memory.get(key) ?? "";
       }
     },
-    /**
-     * @param {string} key
-     * @param {string} value empty removes it
-     */
+    /** @param {string} key @param {string} value empty removes it */
     set(key, value) {
       try {
         if (value) window[name].setItem(key, value);

@@ -62,11 +62,11 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 // How long arrived events are handed out in one go.
 const WORK_MS = 10;
 const MAX_POSTS = 3;
-// Refusals that pass: too many requests, and the statuses of a proxy or server that is busy or restarts.
+// Refusals that pass: too many requests, and a proxy or server that is busy or restarts.
 const PASSING = [429, 502, 503, 504];
-// With the waits above this takes two minutes or more, and a server keeps an ended run for two.
+// With the waits above this takes two minutes, as long as a server keeps an ended run.
 const MAX_FAILURES = 10;
-// The events of a page when its network, or the page itself, comes back.
+// A page's events when its network, or the page itself, comes back.
 const COMEBACKS = ["online", "pageshow", "visibilitychange"];
 
 /** Why there is no stream: a server's refusal (`status` is its HTTP status), or a lost one (0). */
@@ -153,10 +153,7 @@ export class EventParser {
   /** The block that was returned last. @type {Frame | null} */
   #last = null;
 
-  /**
-   * @param {Uint8Array} bytes
-   * @returns {Frame[]} the blocks that these bytes complete
-   */
+  /** @param {Uint8Array} bytes @returns {Frame[]} the blocks that these bytes complete */
   push(bytes) {
     const text = this.#decoder.decode(bytes, { stream: true });
     if (!text) return [];
@@ -178,7 +175,7 @@ export class EventParser {
       if (line) this.#field(line);
       else frames.push(this.#finish());
     }
-    // Only new text is searched, so a line of many pieces costs no more than its length.
+    // Only new text is searched, so a line of many pieces costs its length.
     this.#line += text.slice(start);
     return frames;
   }
@@ -273,8 +270,7 @@ class Follower {
       clearTimeout(watchdog);
       watchdog = setTimeout(cut, this.#silenceMs);
     };
-    // While a machine sleeps its timers may stop, but its clock goes on. If a heartbeat is late
-    // already, reconnecting is quicker than waiting for the watchdog.
+    // A machine that slept has stopped its timers. If a heartbeat is late, waiting for one is slower.
     this.#wake = () => {
       if (Date.now() - heardMs > this.#silenceMs / 2) cut();
     };
@@ -318,7 +314,7 @@ class Follower {
           if (event) onEvent?.(event);
           if (connection.signal.aborted) return undefined;
           if (event?.type === "done") {
-            // Nothing follows; reading the end of the stream leaves the connection fit for reuse.
+            // Reading the end of the stream leaves the connection fit for reuse.
             ending = true;
             reader.read().then(close, close);
             return event;
@@ -346,14 +342,11 @@ class Follower {
       return fetch(url, { method: "POST", headers: { ...headers, ...more }, body, signal });
     }
     const cursor = this.#cursor > 0 ? { "Last-Event-ID": String(this.#cursor) } : null;
-    // A browser's cache lets a second reader of the same address wait for the first; no-store does not.
+    // The browser's cache would let a second reader of the same address wait for the first.
     return fetch(this.#eventsUrl, { headers: { ...headers, ...cursor }, cache: "no-store", signal });
   }
 
-  /**
-   * @param {Frame} frame
-   * @returns {StreamEvent | null} its event, or null if it has none or one that came before
-   */
+  /** @param {Frame} frame @returns {StreamEvent | null} its event, or null if it has none or one that came before */
   #accept(frame) {
     if (frame.data === null) return null;
     const id = /^[0-9]+$/.test(frame.id) ? Number(frame.id) : null;
@@ -402,7 +395,7 @@ class Follower {
       this.#wake = () => {
         // A server that refuses for now gets its time.
         if (this.#refusal) return;
-        // A shortened wait does not count as a failure, so giving up comes no sooner.
+        // A shortened wait is no failure, so giving up comes no sooner.
         this.#failures = Math.max(0, this.#failures - 1);
         end();
       };
@@ -428,11 +421,11 @@ export async function refusal(response) {
   return error;
 }
 
-/** Lets the page handle its other events between two pieces of work. */
+/** Lets the page handle its other events. */
 function breathe() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
-    // A timer would do as well, but hidden tabs slow it down to one a second or a minute.
+    // Hidden tabs slow timers down to one a second or a minute.
     port1.onmessage = () => resolve(port1.close());
     port2.postMessage(null);
   });

@@ -5,10 +5,9 @@ import { brief, button, make } from "./dom.js";
 import { lasting } from "./store.js";
 import { fill, language, words } from "./words.js";
 
-/** @typedef {{ id: string, title: string, atMs: number }} Entry */
+/** @typedef {import("./types.js").Notes} Notes */
 
 const KEY = "threads";
-// The list is for going back, not an archive.
 const MAX_ENTRIES = 100;
 const TITLE_CHARS = 80;
 const ADDRESS = /^#\/t\/([A-Za-z0-9_-]{1,64})$/;
@@ -23,7 +22,7 @@ export function addressOf(id) {
   return `#/t/${id}`;
 }
 
-/** @returns {Entry[]} newest first */
+/** @returns {import("./types.js").Entry[]} newest first */
 export function entries() {
   try {
     const found = JSON.parse(lasting.get(KEY) || "[]");
@@ -47,12 +46,29 @@ export function titleOf(id) {
 export function remember(id, question) {
   const title = titleOf(id) || brief(question.trim().replace(/\s+/g, " "), TITLE_CHARS);
   const others = entries().filter((entry) => entry.id !== id);
-  lasting.set(KEY, JSON.stringify([{ id, title, atMs: Date.now() }, ...others].slice(0, MAX_ENTRIES)));
+  for (const old of others.splice(MAX_ENTRIES - 1)) keepNotes(old.id, {});
+  lasting.set(KEY, JSON.stringify([{ id, title, atMs: Date.now() }, ...others]));
 }
 
 /** @param {string} id */
 export function forget(id) {
   lasting.set(KEY, JSON.stringify(entries().filter((entry) => entry.id !== id)));
+  keepNotes(id, {});
+}
+
+/**
+ * Keeps what the server does not keep of a conversation.
+ *
+ * @param {string} id
+ * @param {Record<string, Notes>} notes by turn
+ */
+export function keepNotes(id, notes) {
+  lasting.set(`notes ${id}`, Object.keys(notes).length ? JSON.stringify(notes) : "");
+}
+
+/** @param {string} id @returns {Record<string, Notes>} by turn */
+export function notesOf(id) {
+  return JSON.parse(lasting.get(`notes ${id}`) || "{}");
 }
 
 /**
@@ -86,33 +102,8 @@ export function drawList(list, current, remove) {
   list.replaceChildren(...items);
 }
 
-/**
- * Says that the server no longer has a conversation.
- *
- * @param {HTMLElement} box
- * @param {string} id
- * @param {() => void} leave shows a new conversation
- * @param {(question: string) => void} again shows a new conversation with the first question of this one
- */
-export function drawForgotten(box, id, leave, again) {
-  const title = titleOf(id);
-  const buttons = make("div", "buttons");
-  const removed = () => {
-    forget(id);
-    leave();
-  };
-  buttons.append(button(words.again, () => again(title), "primary"));
-  if (title) buttons.append(button(words.removeEntry, removed, ""));
-  box.replaceChildren(make("h2", "", words.forgotten), make("p", "", words.forgottenWhy), buttons);
-  if (title) box.firstElementChild?.after(make("blockquote", "", title));
-  box.hidden = false;
-}
-
-/** The time of today, or the date. @param {number} atMs */
+/** @param {number} atMs */
 function when(atMs) {
-  const date = new Date(atMs);
-  const today = date.toDateString() === new Date().toDateString();
-  return today
-    ? date.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" })
-    : date.toLocaleDateString(language, { month: "short", day: "numeric" });
+  const parts = /** @type {const} */ ({ month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
+  return new Date(atMs).toLocaleString(language, parts);
 }

@@ -4,8 +4,8 @@
 import { brief, make, seconds, showValue } from "./dom.js";
 import { words } from "./words.js";
 
-/** @typedef {import("./stream.js").ToolStatus} ToolStatus */
-/** @typedef {"running" | ToolStatus | "lost"} CardState `lost`: nobody knows how the call ended */
+
+/** @typedef {import("./types.js").CardState} CardState */
 
 export class ToolCard {
   el = document.createElement("details");
@@ -25,8 +25,9 @@ export class ToolCard {
   /**
    * @param {string} tool
    * @param {Record<string, unknown>} input
+   * @param {boolean} timed whether the call starts now; else nobody knows when it did
    */
-  constructor(tool, input) {
+  constructor(tool, input, timed) {
     this.el.className = "tool";
     const summary = make("summary");
     summary.append(make("b", "", tool), make("span", "gist", gist(input)), this.#state, this.#last);
@@ -37,10 +38,6 @@ export class ToolCard {
     this.el.append(summary, asked, this.#progress, this.#outcome);
     // A result may be long, and most cards stay closed.
     this.el.addEventListener("toggle", () => this.#showResult());
-  }
-
-  /** @param {boolean} timed whether the call starts now; else nobody knows when it did */
-  begin(timed) {
     this.#startMs = timed ? performance.now() : 0;
     this.hold(false);
   }
@@ -59,10 +56,7 @@ export class ToolCard {
     this.#lines.append(make("li", "", text));
   }
 
-  /**
-   * @param {ToolStatus | "lost"} state
-   * @param {unknown} [result]
-   */
+  /** @param {CardState} state @param {unknown} [result] */
   end(state, result) {
     clearInterval(this.#clock);
     this.#show(state, state !== "lost");
@@ -88,9 +82,11 @@ export class ToolCard {
     this.state = state;
     this.el.dataset.state = state;
     const elapsedMs = timed && this.#startMs ? performance.now() - this.#startMs : 0;
-    const time = state === "running" ? Math.floor(elapsedMs / 1000) : elapsedMs;
-    const shown = state === "running" ? `${time} ${words.secondsUnit}` : seconds(time);
-    this.#state.textContent = time >= 1 ? `${words[state]} · ${shown}` : words[state];
+    const running = state === "running";
+    const shown = running ? `${Math.floor(elapsedMs / 1000)} ${words.secondsUnit}` : seconds(elapsedMs);
+    // A shorter time would be shown as 0.
+    const known = elapsedMs >= (running ? 1000 : 10);
+    this.#state.textContent = known ? `${words[state]} · ${shown}` : words[state];
   }
 }
 

@@ -5,7 +5,7 @@
  * It never talks to the server: what a button wants goes to the callbacks of `Actions`.
  */
 
-import { button, copy, grow, make, seconds, sends } from "./dom.js";
+import { button, copy, make, seconds } from "./dom.js";
 import { Markdown } from "./markdown.js";
 import { paint } from "./scroll.js";
 import { ToolCard } from "./tool.js";
@@ -13,21 +13,13 @@ import { failures, fill, words } from "./words.js";
 
 /** @typedef {import("./stream.js").StreamEvent} StreamEvent */
 /** @typedef {import("./stream.js").Done} Done */
-/**
- * @typedef {object} Actions
- * @property {(turn: Turn, text?: string) => void} again asks a turn's question again, or another in its place
- * @property {(turn: Turn, answer: unknown) => void} answer
- * @property {() => void} questionChanged the question that the composer answers is another one
- * @property {() => boolean} busy whether a run goes on, so that nothing can be asked or answered
- * @property {(turn: Turn) => boolean} isLast
- */
-/** @typedef {{ el: HTMLElement, markdown: Markdown, text: string, drawn: number, old: boolean }} Part `old`: read from the thread */
 
-// A long answer that comes at once is drawn over several frames, so that the page stays responsive:
-// to lay out what was drawn takes the browser ten times as long.
+// A long answer that comes at once is drawn over several frames: to lay it out takes ten times as long.
 const DRAW_MS = 2;
 const DRAW_CHARS = 250;
-// Errors that asking again does not mend. The thread's document does not say so, its events do.
+/** The states of a call that a resumed run may start again. */
+const OPEN = ["running", "interrupted"];
+// Errors that asking again does not mend, which a thread's document does not say.
 const LASTING = ["model_auth", "model_not_found", "model_context", "agent_error", "too_large"];
 const MIN_REASONING_MS = 100;
 
@@ -51,28 +43,28 @@ export class Turn {
   #copy = button(words.copy, (pressed) => copy(pressed, [...this.#texts.values()].map(({ text }) => text).join("\n\n")));
   #again = button(words.regenerate, () => this.actions.again(this), "quiet again");
   #edit = button(words.edit, () => this.#openEditor());
-  /** @type {Map<string, Part>} */
+  /** @type {Map<string, import("./types.js").Part>} */
   #texts = new Map();
-  /** @type {Map<string, Part & { summary: HTMLElement, startMs: number }>} */
+  /** @type {Map<string, import("./types.js").Reasoning>} */
   #reasonings = new Map();
   /** @type {Map<string, ToolCard>} */
   #tools = new Map();
   /** Whether the run began before this page read it, so that times are not known. */
   #joined = false;
-  /** @type {string} */
-  #finishReason = "";
-  /** @type {Done["usage"]} */
+  /** Tokens in and out. @type {[number, number] | undefined} */
   #usage;
 
   /**
    * @param {string} question what the person asked
-   * @param {Actions} actions
+   * @param {import("./types.js").Actions} actions
    * @param {string} [id]
+   * @param {import("./types.js").Notes} [notes]
    */
-  constructor(question, actions, id) {
+  constructor(question, actions, id, notes = {}) {
     this.question = question;
     this.actions = actions;
     this.id = id;
+    this.notes = notes;
     this.#copy.setAttribute("aria-label", words.copyAnswer);
     this.#edit.setAttribute("aria-label", words.editQuestion);
     this.#foot.append(this.#copy, this.#again, this.#meta);
@@ -85,6 +77,7 @@ export class Turn {
   begin(joined) {
     this.asks = false;
     this.#joined = joined;
+    this.notes = { ...this.notes, timings: undefined, finish: undefined };
     this.#body.querySelector(":scope > .failure")?.remove();
     this.#body.querySelector(":scope > .hint")?.remove();
     this.el.setAttribute("aria-busy", "true");
@@ -128,41 +121,40 @@ export class Turn {
         break;
       case "final_answer":
         if (this.#texts.get(event.message_id)?.text !== event.content) this.#replace(event.message_id, event.content);
-        this.#finishReason = event.finish_reason ?? "";
+        this.notes.finish = event.finish_reason;
         break;
       case "error":
         this.fail(failures[event.code] ?? event.message, event.ref, event.retryable);
         break;
       case "done":
-        this.end(event);
+        this.notes.timings = event.timings;
+        this.#count(event.usage);
+        this.end(event.reason);
+        this.actions.keep();
         break;
     }
   }
 
-  /**
-   * Draws a message of the thread's document that belongs to this turn.
-   *
-   * @param {any} item
-   */
+  /** Draws a message of the thread's document that belongs to this turn. @param {any} item */
   restore(item) {
     this.#joined = true;
     if (item.role === "tool") {
       this.#tools.get(item.tool_call_id)?.end(item.status, item.result ?? item.message);
-      return null;
+      return;
     }
     if (item.reasoning) this.#reason(item.id, item.reasoning);
     if (item.content) this.write(item.id, item.content, true);
     for (const call of item.tool_calls ?? []) this.tool(call.tool_call_id, call.tool, call.input);
     if (item.error) this.fail(failures[item.error.code] ?? item.error.message, undefined, !LASTING.includes(item.error.code));
-    if (item.usage) {
-      const { input_tokens = 0, output_tokens = 0, total_tokens = 0 } = this.#usage ?? {};
-      this.#usage = {
-        input_tokens: input_tokens + item.usage.input_tokens,
-        output_tokens: output_tokens + item.usage.output_tokens,
-        total_tokens: total_tokens + item.usage.total_tokens,
-      };
-    }
-    return item.ended ?? null;
+    this.#count(item.usage);
+  }
+
+  /** Shows again what was answered before the page was loaded. */
+  async showAnswers() {
+    const { answers = [] } = this.notes;
+    if (!answers.length) return;
+    const { drawAnswers } = await import("./questions.js");
+    for (const { at, lines } of answers) this.#body.insertBefore(drawAnswers(lines), this.#body.children[at] ?? null);
   }
 
   /**
@@ -185,7 +177,7 @@ export class Turn {
   }
 
   /**
-   * Opens a tool's card, or again the one that a resumed run starts again.
+   * Opens a tool's card, in the place of the one whose call a resumed run starts again.
    *
    * @param {string} id
    * @param {string} tool
@@ -193,11 +185,12 @@ export class Turn {
    */
   tool(id, tool, input) {
     const known = this.#tools.get(id);
-    if (known && (this.#joined || ["running", "interrupted"].includes(known.state))) return known.begin(!this.#joined);
-    const card = new ToolCard(tool, input);
+    const card = new ToolCard(tool, input, !this.#joined);
     this.#tools.set(id, card);
-    this.#body.append(card.el);
-    card.begin(!this.#joined);
+    if (!known || !(this.#joined || OPEN.includes(known.state))) return this.#body.append(card.el);
+    // The person may have changed the input.
+    known.hold(true);
+    known.el.replaceWith(card.el);
   }
 
   /** Stops the seconds of the cards while the connection is away. @param {boolean} held */
@@ -205,12 +198,7 @@ export class Turn {
     for (const card of this.#tools.values()) if (card.state === "running") card.hold(held);
   }
 
-  /**
-   * Notes what the person is asked. It is shown when the run has ended, since an answer before that
-   * would find the thread busy.
-   *
-   * @param {{ id: string, value: unknown }[]} interrupts
-   */
+  /** Notes what is asked. It is shown when the thread is free again. @param {{ id: string, value: unknown }[]} interrupts */
   ask(interrupts) {
     this.asks = true;
     this.questions = null;
@@ -224,7 +212,12 @@ export class Turn {
     const { Questions } = await import("./questions.js");
     if (!this.asks || this.questions) return;
     this.questions = new Questions(this.#interrupts, {
-      complete: (answer) => this.actions.answer(this, answer),
+      complete: (answer, lines) => {
+        const at = [...this.#body.children].indexOf(/** @type {Element} */ (this.questions?.el));
+        this.notes.answers = [...(this.notes.answers ?? []), { at, lines }];
+        this.actions.keep();
+        this.actions.answer(this, answer);
+      },
       changed: () => this.actions.questionChanged(),
       busy: () => this.actions.busy(),
     });
@@ -235,6 +228,8 @@ export class Turn {
   /** Asks again what was answered, since the answer did not arrive. */
   reopen() {
     this.asks = true;
+    this.notes.answers?.pop();
+    this.actions.keep();
     this.questions?.reopen();
   }
 
@@ -270,37 +265,33 @@ export class Turn {
     this.#body.append(box);
   }
 
-  /**
-   * Ends the turn's drawing.
-   *
-   * @param {Done | { reason: string } | null} done null: nothing says how it ended
-   */
-  end(done) {
-    const reason = done?.reason;
-    const { timings, usage = this.#usage } = /** @type {Partial<Done>} */ (done ?? {});
+  /** Ends the turn's drawing. @param {string} reason that of `done`, or "lost": nothing says how the run ended */
+  end(reason) {
+    const { timings, finish } = this.notes;
     const facts = [];
     if (reason === "cancelled") facts.push(words.reasonCancelled);
     if (reason === "interrupted" && !this.asks) facts.push(words.reasonPaused);
     if (timings) facts.push(fill(words.took, seconds(timings.total_ms)));
     if (timings?.first_token_ms !== undefined) facts.push(fill(words.firstToken, seconds(timings.first_token_ms)));
-    if (usage) facts.push(fill(words.tokens, usage.input_tokens.toLocaleString(), usage.output_tokens.toLocaleString()));
+    if (this.#usage) facts.push(fill(words.tokens, ...this.#usage.map((count) => count.toLocaleString())));
     this.#meta.textContent = facts.join(" · ");
     this.#again.textContent = reason === "completed" ? words.regenerate : words.retry;
     this.#say("");
     this.#endReasoning();
-    if (this.#finishReason) {
-      const known = /** @type {Record<string, string>} */ (words)[this.#finishReason];
-      this.#body.append(make("p", "hint", known ?? fill(words.finished, this.#finishReason)));
-      this.#finishReason = "";
+    if (finish) {
+      const known = /** @type {Record<string, string>} */ (words)[finish];
+      this.#body.append(make("p", "hint", known ?? fill(words.finished, finish)));
     }
     for (const card of this.#tools.values())
       if (card.state === "running") card.end(this.asks ? "interrupted" : reason === "cancelled" ? "cancelled" : "lost");
     paint(this.#finish);
   }
 
-  /** Adds the times of a run that was read again. @param {Done} done */
-  addFacts(done) {
-    if (!this.el.hasAttribute("aria-busy") && !this.asks) this.end(done);
+  /** @param {Done["usage"]} usage of one more run or message of the turn */
+  #count(usage) {
+    if (!usage) return;
+    const [input, output] = this.#usage ?? [0, 0];
+    this.#usage = [input + usage.input_tokens, output + usage.output_tokens];
   }
 
   #showQuestion() {
@@ -309,45 +300,16 @@ export class Turn {
     this.asked.replaceChildren(make("h2", "visually-hidden", words.you), make("div", "body", this.question), foot);
   }
 
-  #openEditor() {
+  async #openEditor() {
     if (this.actions.busy()) return;
-    const form = document.createElement("form");
-    const label = make("label", "visually-hidden", words.editQuestion);
-    const area = document.createElement("textarea");
-    const send = button(words.send, () => {}, "primary");
-    send.type = "submit";
-    const close = () => {
-      this.#showQuestion();
-      this.#edit.focus();
-    };
-    form.className = "editor";
-    area.value = this.question;
-    label.append(area);
-    const buttons = make("div", "buttons");
-    buttons.append(button(words.cancel, close, ""), send);
-    form.append(label);
-    if (!this.actions.isLast(this)) form.append(make("p", "hint", words.dropsLater));
-    form.append(buttons);
-    area.addEventListener("input", () => grow(area));
-    area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) {
-        event.stopPropagation();
-        close();
-      }
-      if (!sends(event)) return;
-      event.preventDefault();
-      form.requestSubmit();
+    const { openEditor } = await import("./editor.js");
+    openEditor(this.asked, this.question, this.actions.isLast(this), {
+      send: (text) => this.actions.busy() || this.actions.again(this, text),
+      close: () => {
+        this.#showQuestion();
+        this.#edit.focus();
+      },
     });
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      if (area.value.trim() && !this.actions.busy()) this.actions.again(this, area.value);
-    });
-    this.asked.replaceChildren(make("h2", "visually-hidden", words.you), form);
-    grow(area);
-    area.focus({ preventScroll: true });
-    // It is still being laid out, and a page that follows its end scrolls afterwards.
-    requestAnimationFrame(() => form.scrollIntoView({ block: "nearest" }));
-    area.setSelectionRange(area.value.length, area.value.length);
   }
 
   #clear() {
@@ -357,6 +319,7 @@ export class Turn {
     this.#tools.clear();
     this.#usage = undefined;
     this.questions = null;
+    this.notes = {};
   }
 
   /** Draws what came since, as far as one frame has time for. */
@@ -389,10 +352,7 @@ export class Turn {
     if (this.#note.textContent !== text) this.#note.textContent = text;
   }
 
-  /**
-   * @param {string} id
-   * @param {string} text
-   */
+  /** @param {string} id @param {string} text */
   #reason(id, text) {
     let part = this.#reasonings.get(id);
     if (!part) {
@@ -408,24 +368,26 @@ export class Turn {
       this.#say("");
     }
     part.text += text;
+    const knownMs = this.notes.reasonedMs?.[id];
     if (part.startMs) part.summary.textContent = `${words.reasoning}…`;
+    else if (knownMs) part.summary.textContent = fill(words.reasoned, seconds(knownMs));
     paint(this.#draw);
   }
 
   /** Shows how long the model has reasoned. */
   #endReasoning() {
-    for (const part of this.#reasonings.values()) {
+    for (const [id, part] of this.#reasonings) {
+      if (!part.startMs) continue;
       const tookMs = performance.now() - part.startMs;
-      if (part.startMs)
-        part.summary.textContent = tookMs < MIN_REASONING_MS ? words.reasoning : fill(words.reasoned, seconds(tookMs));
       part.startMs = 0;
+      part.summary.textContent = words.reasoning;
+      if (tookMs < MIN_REASONING_MS) continue;
+      part.summary.textContent = fill(words.reasoned, seconds(tookMs));
+      this.notes.reasonedMs = { ...this.notes.reasonedMs, [id]: tookMs };
     }
   }
 
-  /**
-   * @param {string} id
-   * @param {string} text
-   */
+  /** @param {string} id @param {string} text */
   #replace(id, text) {
     const old = this.#texts.get(id);
     this.#texts.delete(id);

@@ -2,23 +2,11 @@
 /** The wire panel: the frames of the last run as they came, and how a cut ended. */
 
 import { byId, make } from "./dom.js";
-import { paint } from "./scroll.js";
+import { followEnd, paint } from "./scroll.js";
 import { Timeline } from "./timeline.js";
 import { fill, words } from "./words.js";
 
-/** @typedef {import("./stream.js").Frame} Frame */
-/**
- * @typedef {object} Row one frame, or a run of deltas of one message
- * @property {string} name
- * @property {string} first the id of its first frame
- * @property {string} last
- * @property {number} count
- * @property {number} size in bytes
- * @property {number | null} ms when its first frame came; null if nobody knows
- * @property {string} note
- * @property {string[]} raw
- * @property {HTMLElement | null} el
- */
+/** @typedef {import("./types.js").Row} Row */
 
 // Older rows leave the page, not the download.
 const MAX_ROWS = 300;
@@ -32,13 +20,12 @@ const encoder = new TextEncoder();
 
 export class Wire {
   #panel = byId("wire");
-  #list = byId("frames");
+  #list = /** @type {HTMLElement} */ (byId("frames").firstElementChild);
   #sum = byId("wire-sum");
   #cuts = byId("wire-cuts");
   #warning = byId("wire-warning");
   #hints = byId("wire-hints");
-  #cut = /** @type {HTMLButtonElement} */ (byId("cut"));
-  #download = /** @type {HTMLButtonElement} */ (byId("download"));
+  #download = byId("download");
   #timeline = new Timeline();
   /** @type {Row[]} */
   #rows = [];
@@ -53,7 +40,7 @@ export class Wire {
   #cursor = 0;
   /** Events up to this one were sent before this page read the run. */
   #untimedTo = 0;
-  /** @type {{ after: number, lost: number, doubled: number, next: number | null }[]} */
+  /** @type {import("./types.js").Break[]} */
   #breaks = [];
   /** Whether one connection has carried the run from its beginning. */
   #live = true;
@@ -63,6 +50,7 @@ export class Wire {
 
   constructor() {
     this.#download.addEventListener("click", () => this.#save());
+    followEnd(byId("frames"), this.#list);
   }
 
   /** Forgets the last run. */
@@ -77,7 +65,7 @@ export class Wire {
     this.#warning.textContent = this.#cuts.textContent = "";
     this.#list.replaceChildren();
     this.#timeline.reset();
-    this.#download.disabled = true;
+    this.#download.setAttribute("disabled", "");
     paint(this.draw);
   }
 
@@ -90,7 +78,7 @@ export class Wire {
 
   /** @param {boolean} on */
   running(on) {
-    this.#cut.disabled = !on;
+    byId("cut").toggleAttribute("disabled", !on);
   }
 
   /** Notes a connection that opened after event `cursor`. @param {number} cursor */
@@ -102,6 +90,7 @@ export class Wire {
   /** Notes that the connection was lost. */
   broken() {
     this.#live = false;
+    if (!this.#connections) return;
     const last = this.#breaks.at(-1);
     // An attempt that fails before its first event belongs to the same break.
     if (last && last.next === null) return;
@@ -109,39 +98,39 @@ export class Wire {
     this.#add("lost", "", 0, fill(words.cutAfter, this.#cursor), "");
   }
 
-  /** @param {Frame} frame */
+  /** @param {import("./stream.js").Frame} frame */
   frame(frame) {
     this.#raw.push(frame.raw);
-    this.#download.disabled = false;
+    this.#download.removeAttribute("disabled");
     const size = encoder.encode(frame.raw).length;
     if (frame.data === null) {
       const heartbeat = frame.raw.startsWith(":");
       const name = heartbeat ? "heartbeat" : frame.raw.split(":")[0];
-      return this.#add(name, "", size, heartbeat ? words.heartbeat : frame.raw.trim().slice(0, MAX_NOTE), frame.raw);
+      return this.#add(name, "", size, heartbeat ? words.heartbeat : frame.raw.trim(), frame.raw);
     }
     const id = Number(frame.id);
     const gap = this.#breaks.at(-1);
+    const event = parse(frame.data);
     if (gap && id <= this.#cursor) gap.doubled += 1;
     else if (gap && gap.next === null) {
       gap.next = id;
       gap.lost = id - this.#cursor - 1;
     }
+    if (id > this.#cursor) this.#notice(event, id);
     this.#cursor = Math.max(this.#cursor, id);
-    this.#add(frame.event, frame.id, size, frame.data, frame.raw);
+    const delta = DELTAS.includes(frame.event);
+    const note = delta ? String(event.content) : frame.data.length > MAX_RAW ? frame.data : gistOf(event);
+    this.#add(frame.event, frame.id, size, note, frame.raw);
   }
 
-  /** Notes what the picture shows of an event. @param {import("./stream.js").StreamEvent} event */
-  event(event) {
-    const ms = this.#now();
-    if (event.type === "start") this.#startMs = ms ?? 0;
-    else if (event.type === "text_delta" && ms !== null && this.#firstMs === null) this.#firstMs = ms;
-    else if (event.type === "done" && this.#live && event.timings) this.#warn(ms ?? 0, event.timings);
-    if (ms !== null) this.#timeline.event(event, ms);
-  }
-
-  /** The run was read to its end. */
-  ended() {
-    paint(this.draw);
+  /** Notes what the picture shows of a new event. @param {any} event @param {number} id */
+  #notice(event, id) {
+    if (id <= this.#untimedTo) return;
+    const ms = performance.now() - this.#startedMs;
+    if (event.type === "start") this.#startMs = ms;
+    else if (event.type === "text_delta") this.#firstMs ??= ms;
+    else if (event.type === "done" && this.#live && event.timings) this.#warn(ms, event.timings);
+    this.#timeline.event(event, ms);
   }
 
   /** The run cannot be read further. */
@@ -156,9 +145,8 @@ export class Wire {
   }
 
   /**
-   * Warns if frames were held back. The server says how long before `done` it made `start` and the
-   * first text. All three travel equally long, so they arrive that far apart, unless something kept
-   * the early ones.
+   * Warns if frames were held back. The server says how far apart it made `start`, the first text and
+   * `done`; they arrive that far apart, unless something kept the early ones.
    *
    * @param {number} doneMs
    * @param {{ first_token_ms?: number, total_ms: number }} timings
@@ -171,13 +159,7 @@ export class Wire {
     if (heldMs > HELD_MS) this.#warning.textContent = fill(words.held, (heldMs / 1000).toFixed(1));
   }
 
-  /**
-   * @param {string} name
-   * @param {string} id
-   * @param {number} size
-   * @param {string} note
-   * @param {string} raw
-   */
+  /** @param {string} name @param {string} id @param {number} size @param {string} note @param {string} raw */
   #add(name, id, size, note, raw) {
     const ms = this.#now();
     this.#bytes += size;
@@ -187,23 +169,18 @@ export class Wire {
       last.count += 1;
       last.last = id;
       last.size += size;
-      if (last.note.length < MAX_NOTE) last.note += contentOf(note);
+      if (last.note.length < MAX_NOTE) last.note += note;
       last.raw.push(raw);
       this.#dirty = Math.min(this.#dirty, this.#rows.length - 1);
-    } else {
-      const text = DELTAS.includes(name) ? contentOf(note) : gistOf(note);
-      this.#rows.push({ name, first: id, last: id, count: 1, size, ms, note: text, raw: raw ? [raw] : [], el: null });
-    }
+    } else this.#rows.push({ name, first: id, last: id, count: 1, size, ms, note, raw: raw ? [raw] : [], el: null });
     paint(this.draw);
   }
 
   draw = () => {
     if (this.#panel.hidden) return;
-    const atEnd = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 24;
     for (const row of this.#rows.slice(Math.max(this.#dirty, this.#rows.length - MAX_ROWS))) this.#drawRow(row);
     this.#dirty = this.#rows.length;
     while (this.#list.childElementCount > MAX_ROWS) this.#list.firstElementChild?.remove();
-    if (atEnd && !this.#list.querySelector("[open]")) this.#list.scrollTop = this.#list.scrollHeight;
     const facts = [`${this.#raw.length} ${words.frames}`, `${(this.#bytes / 1024).toFixed(1)} KiB`];
     if (this.#firstMs !== null) facts.push(fill(words.firstToken, `${(this.#firstMs / 1000).toFixed(2)} ${words.secondsUnit}`));
     if (this.#rows.length > MAX_ROWS) facts.push(words.earlier);
@@ -225,7 +202,9 @@ export class Wire {
     else if (gap) {
       const lost = this.#breaks.reduce((sum, each) => sum + each.lost, 0);
       const doubled = this.#breaks.reduce((sum, each) => sum + each.doubled, 0);
-      parts.push(fill(words.resumed, gap.after, gap.next ?? 0, lost ? fill(words.lostSome, lost) : words.notLost, doubled ? fill(words.doubledSome, doubled) : words.notDoubled));
+      const isLost = lost ? fill(words.lostSome, lost) : words.notLost;
+      const isDoubled = doubled ? fill(words.doubledSome, doubled) : words.notDoubled;
+      parts.push(fill(words.resumed, gap.after, gap.next ?? 0, isLost, isDoubled));
     }
     const text = parts.join(" ");
     if (this.#cuts.textContent !== text) this.#cuts.textContent = text;
@@ -269,12 +248,7 @@ export class Wire {
   }
 }
 
-/**
- * Shows the whole frames of a row that is open.
- *
- * @param {HTMLDetailsElement} box
- * @param {Row} row
- */
+/** Shows the whole frames of a row that is open. @param {HTMLDetailsElement} box @param {Row} row */
 function showRaw(box, row) {
   box.querySelector("pre")?.remove();
   if (!box.open) return;
@@ -286,27 +260,21 @@ function showRaw(box, row) {
   box.append(pre);
 }
 
-/** What an event says in one line: its fields without its ids. @param {string} data */
-function gistOf(data) {
-  if (!data.startsWith("{") || data.length > MAX_RAW) return data.slice(0, MAX_NOTE);
+/** @param {string} data @returns {any} */
+function parse(data) {
   try {
-    const fields = Object.entries(JSON.parse(data)).filter(([name]) => name !== "type" && !/_id$/.test(name));
-    const texts = fields.map(([name, value]) => {
-      if (name === "interrupts") return JSON.stringify(value.map((/** @type {any} */ each) => each.value));
-      const text = typeof value === "string" ? value : JSON.stringify(value);
-      return ["tool", "content", "message", "reason"].includes(name) ? text : `${name}: ${text}`;
-    });
-    return texts.join(" · ").slice(0, MAX_NOTE);
+    return JSON.parse(data);
   } catch {
-    return data.slice(0, MAX_NOTE);
+    return { content: data };
   }
 }
 
-/** The text of a delta, for a row that stands for many. @param {string} data */
-function contentOf(data) {
-  try {
-    return String(JSON.parse(data).content ?? "");
-  } catch {
-    return data;
-  }
+/** What an event says in one line: its fields without its ids. @param {Record<string, unknown>} event */
+function gistOf({ type, ...event }) {
+  const fields = Object.entries(event).filter(([name]) => !/_id$/.test(name));
+  const texts = fields.map(([name, value]) => {
+    const text = typeof value === "string" ? value : JSON.stringify(value);
+    return ["tool", "content", "message", "reason", "interrupts"].includes(name) ? text : `${name}: ${text}`;
+  });
+  return texts.join(" · ");
 }

@@ -143,6 +143,20 @@ def reviewed() -> Any:
     return create_agent(ScriptedModel(script=script), [double], middleware=[review])
 
 
+def dumping() -> Any:
+    """An agent whose two tools return 200 KB each: many short lines, and one long line."""
+    from langchain.agents import create_agent
+
+    from tests.scripted import ScriptedModel, call
+
+    def dump(kind: str) -> str:
+        """Return much."""
+        return f"{kind} " * 40_000 if kind == "line" else "A row of text.\n" * 14_000
+
+    calls = call("dump", '{"kind": "rows"}', "c1") + call("dump", '{"kind": "line"}', "c2", 1)
+    return create_agent(ScriptedModel(script=[calls, ["Done."]] * 8), [dump])
+
+
 def ask_one(state: MessagesState) -> dict[str, Any]:
     return {"messages": [AIMessage(f"One: {interrupt('May I do one?')}")]}
 

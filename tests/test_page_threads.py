@@ -141,6 +141,8 @@ async def test_edit_and_regenerate_replace_the_turn(
     await button(page, "Edit your question").first.click()
     box = page.get_by_role("textbox", name="Edit your question")
     await expect(box).to_be_focused()
+    area = await box.bounding_box()
+    assert area and area["width"] > 200 and area["height"] > 30
     await box.fill("changed")
     await page.keyboard.press("Enter")
     await expect(page.locator("#log")).to_contain_text("Edited.")
@@ -196,6 +198,8 @@ async def test_a_reload_shows_failed_and_stopped_turns_as_they_were(
     assert await shown() == before
     await expect(page.locator(".meta").last).to_contain_text("Stopped")
     await expect(page.locator(".meta").first).to_contain_text("7 tokens in, 5 out")
+    # The model reasoned for a moment only, whose length is not shown.
+    await expect(page.locator(".reasoning summary")).to_have_text(re.compile("^Reason"))
     await page.locator(".reasoning summary").click()
     await expect(page.locator(".reasoning em")).to_have_text("think")
     await button(page, "Retry").last.click()
@@ -238,6 +242,8 @@ async def test_the_state_is_the_truth_about_the_server(
     await ask(page, "5 + 5")
     await expect(page.locator("#countdown")).to_have_text(re.compile(r"in \d+ s"))
     await expect(page.locator(".failure")).to_contain_text("cannot be reached")
+    # No connection began, so none was cut.
+    await expect(page.locator("#wire-cuts")).to_be_empty()
     await state(page, "away")
     await launch("--port", server.url.rpartition(":")[2])
     await state(page, "ended")
@@ -270,3 +276,23 @@ async def test_the_wire_says_how_a_cut_ended_and_opens_its_rows(
     await expect(page.locator("#frames li", has_text="text_delta × 3")).to_be_visible()
     await expect(page.locator("#frames")).not_to_contain_text(re.compile(r"\d\.\d{3} s"))
     await expect(page.locator("#times")).to_be_hidden()
+
+
+async def test_reasoning_has_its_duration_after_a_reload_too(
+    launch: Launch,
+    visit: Launch,  # noqa: F811
+    upstream: Upstream,
+) -> None:
+    go = asyncio.Event()
+    upstream.replies = [[{"reasoning_content": "Hm."}, go, *text("Thought.")]]
+    page = await visit(await launch(OPENAI_BASE_URL=upstream.url))
+    await ask(page, "hi")
+    summary = page.locator(".reasoning summary")
+    await expect(summary).to_have_text("Reasoning…")
+    asyncio.get_running_loop().call_later(0.3, go.set)
+    await answer_of(page)
+    await expect(summary).to_have_text(re.compile(r"^Reasoned for \d+\.\d+ s$"))
+    shown = await page.locator(".turn.agent").inner_text()
+    await page.reload()
+    await expect(page.locator(".meta")).to_contain_text("Took")
+    assert await page.locator(".turn.agent").inner_text() == shown

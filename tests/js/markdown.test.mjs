@@ -16,7 +16,7 @@ class TextNode {
 class ElementNode {
   children = [];
   attributes = {};
-  parent = null;
+  parentNode = null;
   constructor(name) {
     this.localName = name;
     made += 1;
@@ -27,7 +27,7 @@ class ElementNode {
   append(...nodes) {
     for (const node of nodes) {
       const child = typeof node === "string" ? new TextNode(node) : node;
-      child.parent = this;
+      child.parentNode = this;
       this.children.push(child);
     }
   }
@@ -38,8 +38,8 @@ class ElementNode {
     this.children.splice(at, 1);
   }
   replaceWith(node) {
-    node.parent = this.parent;
-    this.parent.children[this.parent.children.indexOf(this)] = node;
+    node.parentNode = this.parentNode;
+    this.parentNode.children[this.parentNode.children.indexOf(this)] = node;
   }
   setAttribute(name, value) {
     this.attributes[name] = value;
@@ -48,7 +48,7 @@ class ElementNode {
     const inner = this.children.map((child) => child.html).join("");
     const href = this.attributes.href ? ` href="${this.attributes.href}"` : "";
     const start = this.attributes.start ? ` start="${this.attributes.start}"` : "";
-    const side = ["center", "right", "math", ..."csnkf"].includes(this.attributes.class) ? ` ${this.attributes.class}` : "";
+    const side = ["center", "right", "math", "image", ..."csnkf"].includes(this.attributes.class) ? ` ${this.attributes.class}` : "";
     return ["br", "hr"].includes(this.localName)
       ? `<${this.localName}>`
       : `<${this.localName}${href}${start}${side}>${inner}</${this.localName}>`;
@@ -81,7 +81,7 @@ const TABLE = [
   ["2*3*4 snake_case_name a * b * c **open", "<p>2*3*4 snake_case_name a * b * c **open</p>"],
   ["``a`b`` \\*c\\* `**d**`", "<p><code>a`b</code> *c* <code>**d**</code></p>"],
   ["[a *b*](https://e.org/x_(y) \"t\") <https://e.org> https://e.org/a_b. (https://e.org/c(d))", '<p><a href="https://e.org/x_(y)">a <em>b</em></a> <a href="https://e.org">https://e.org</a> <a href="https://e.org/a_b">https://e.org/a_b</a>. (<a href="https://e.org/c(d)">https://e.org/c(d)</a>)</p>'],
-  ["[a](javascript:alert(1)) [b](data:text/html,x) [c](/d) ![e](mailto:f@e.org)", '<p>[a](javascript:alert(1)) [b](data:text/html,x) [c](/d) <a href="mailto:f@e.org">Image: e</a></p>'],
+  ["[a](javascript:alert(1)) [b](data:text/html,x) [c](/d) ![e](mailto:f@e.org)", '<p>[a](javascript:alert(1)) [b](data:text/html,x) [c](/d) <a href="mailto:f@e.org" image>e</a></p>'],
   ["<img src=x onerror=alert(1)>\n<script>x</script>", "<p>&lt;img src=x onerror=alert(1)>\n&lt;script>x&lt;/script></p>"],
   ["- a\n- b\n  - c\n    d\n- e\n\nf", "<ul><li><p>a</p></li><li><p>b</p><ul><li><p>c\nd</p></li></ul></li><li><p>e</p></li></ul><p>f</p>"],
   ["3. a\n4. b\n\n   more\n- c", '<ol start="3"><li><p>a</p></li><li><p>b</p><p>more</p></li></ol><ul><li><p>c</p></li></ul>'],
@@ -99,7 +99,7 @@ const TABLE = [
   ["", ""],
   ["**The `**kwargs` parameter** and **`*args` and `**kwargs`** *a `*` b*", "<p><strong>The <code>**kwargs</code> parameter</strong> and <strong><code>*args</code> and <code>**kwargs</code></strong> <em>a <code>*</code> b</em></p>"],
   ["**a ` b**\n\n*c \\` d*", "<p><strong>a ` b</strong></p><p><em>c ` d</em></p>"],
-  ["[https://e.org](https://e.org) [![b](https://e.org/b)](https://e.org) [see https://e.org/c](https://e.org)", '<p><a href="https://e.org">https://e.org</a> <a href="https://e.org"><span>Image: b</span></a> <a href="https://e.org">see <span>https://e.org/c</span></a></p>'],
+  ["[https://e.org](https://e.org) [![b](https://e.org/b)](https://e.org) [see https://e.org/c](https://e.org)", '<p><a href="https://e.org">https://e.org</a> <a href="https://e.org"><span image>b</span></a> <a href="https://e.org">see <span>https://e.org/c</span></a></p>'],
   ["https://e.org/a！と", '<p><a href="https://e.org/a">https://e.org/a</a>！と</p>'],
   ["a\r\nb\r\n\r\n- c\r\n", "<p>a\nb</p><ul><li><p>c</p></li></ul>"],
   ["-", "<ul><li></li></ul>"],
@@ -141,6 +141,14 @@ describe("Markdown", () => {
       const cut = random(text.length);
       assert.equal(render([text.slice(0, cut), text.slice(cut)]), whole, JSON.stringify(text));
     }
+  });
+
+  test("long code stands in groups of lines, and its text is what the model wrote", () => {
+    const lines = Array.from({ length: 120 }, (_, n) => `line${n}`);
+    const html = render([`\`\`\`text\n${lines.join("\n")}\n\`\`\``]);
+    const groups = html.match(/<code>.*<\/code>/s)[0].split(/<span>/);
+    assert.deepEqual(groups.map((group) => group.match(/line/g).length), [49, 50, 21]);
+    assert.equal(html.match(/<code>(.*)<\/code>/s)[1].replace(/<[^>]*>/g, ""), lines.join("\n"));
   });
 
   test("what stands is not drawn again", () => {
