@@ -22,6 +22,7 @@ class Stream(asyncio.Protocol):
     def __init__(self, wire: Wire, request: bytes) -> None:
         loop = asyncio.get_running_loop()
         self.asked = time.perf_counter()
+        self.sent = 0.0
         self.first_event: float | None = None
         self.first_token: float | None = None
         self.begun: asyncio.Future[None] = loop.create_future()
@@ -34,6 +35,7 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self.sent = time.perf_counter()
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:

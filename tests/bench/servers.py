@@ -182,6 +182,9 @@ class Process:
         statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids()]
         return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses)
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def _pids(self) -> list[int]:
         """Return the process and its children: Granian serves in one of those."""
         pids = [self._process.pid]

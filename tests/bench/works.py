@@ -216,7 +216,8 @@ async def long_thread(process: Process, sizes: Sizes) -> Figures:
     for _ in range(sizes.earlier // 2):
         await whole([OURS.ask({"tokens": 1}, thread_id=thread) for thread in olds], 1)
     figures, starts_us = {}, {}
-    for kind, threads in {"new": [None] * sizes.threads, "old": olds}.items():
+    kinds: dict[str, list[str | None]] = {"new": [None] * sizes.threads, "old": [*olds]}
+    for kind, threads in kinds.items():
         firsts, spent = [], process.cpu_us()
         for thread in threads * 4:
             (stream,) = await whole([OURS.ask({"tokens": 1}, thread_id=thread)], 1)
@@ -225,7 +226,7 @@ async def long_thread(process: Process, sizes: Sizes) -> Figures:
         starts_us[kind] = (process.cpu_us() - spent) / len(firsts)
         figures[f"first, {kind}"] = 1000 * median(firsts)
     tokens = sizes.long_tokens // sizes.threads
-    for kind, threads in {"new": [None] * sizes.threads, "old": olds}.items():
+    for kind, threads in kinds.items():
         spent = process.cpu_us()
         for thread in threads:
             await whole([OURS.ask({"tokens": tokens}, thread_id=thread)], tokens)
