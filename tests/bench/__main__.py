@@ -57,9 +57,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="1,3", help="these works alone")
     parser.add_argument("--servers", metavar="a,ours", help="these servers alone")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it works")
-    parser.add_argument(
-        "--add", action="store_true", help="keep the other works' figures in FOLDER"
-    )
+    parser.add_argument("--add", action="store_true", help="add to the passes in FOLDER")
     folder = Path(__file__).resolve().parent / "results"
     parser.add_argument("--out", type=Path, default=folder, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -107,7 +105,7 @@ def measure_all(
     return results, void
 
 
-def describe(arguments: argparse.Namespace, void: list[str]) -> dict[str, Any]:
+def describe(void: list[str]) -> dict[str, Any]:
     """Return what has to be known of a measurement to judge it, or to repeat it."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
     installed = {found.name: found.version for found in distributions()}
@@ -115,7 +113,6 @@ def describe(arguments: argparse.Namespace, void: list[str]) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
-        "passes": arguments.passes,
         "cores": f"{processor}, server on core {CORES[0]}, load on core {CORES[1]}",
         "left out": [f"{s.name}: {s.missing()}" for s in SERVERS if s.missing()],
         "versions": {
@@ -129,15 +126,26 @@ def describe(arguments: argparse.Namespace, void: list[str]) -> dict[str, Any]:
 
 def choose(arguments: argparse.Namespace) -> tuple[list[Server], dict[int, Work]]:
     """Return the servers that are asked for and are here, and the works."""
-    chosen = [int(key) for key in arguments.only.split(",")] if arguments.only else [*WORKS]
+    keys = [int(key) for key in arguments.only.split(",")] if arguments.only else [*WORKS]
+    works = {key: WORKS[key] for key in keys}
     names = arguments.servers.split(",") if arguments.servers else [s.name for s in SERVERS]
     servers = []
     for server in SERVERS:
         if why := server.missing():
             print(f"left out: {server.name} ({server.about}): {why}")
-        elif server.name in names:
+        elif server.name in names and any(work.who(server) for work in works.values()):
             servers.append(server)
-    return servers, {key: WORKS[key] for key in chosen}
+    return servers, works
+
+
+def joined(known: Results, new: Results) -> Results:
+    """Return the passes of both."""
+    whole = {figure: {**by_server} for figure, by_server in known.items()}
+    for figure, by_server in new.items():
+        for server, values in by_server.items():
+            earlier = whole.setdefault(figure, {}).get(server, [])
+            whole[figure][server] = earlier + values
+    return whole
 
 
 def main() -> None:
@@ -155,9 +163,11 @@ def main() -> None:
     results, void = measure_all(servers, works, arguments.passes, sizes)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "results.json"
+    about = describe(void)
     if arguments.add and path.exists():
-        results = json.loads(path.read_text())["results"] | results
-    about = describe(arguments, void)
+        known = json.loads(path.read_text())
+        results = joined(known["results"], results)
+        about["void"] = known["void"] + void
     document = json.dumps({**about, "results": results}, indent=1, ensure_ascii=False)
     path.write_text(document + "\n")
     (arguments.out / "table.md").write_text(text := table(results, about))

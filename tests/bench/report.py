@@ -96,10 +96,10 @@ def number(value: float) -> str:
 def table(results: Results, about: dict[str, Any]) -> str:
     """Return all of it as Markdown: what was measured where, the goals, then the figures."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    passes = max(len(values) for by_server in results.values() for values in by_server.values())
     together = [key for key in WORKS if not any(key in keys for keys in ALONE.values())]
     lines = [
-        f"`{about['command']}`, {about['date']}: passes: {about['passes']}; {about['cores']}. "
-        f"{versions}.",
+        f"`{about['command']}`, {about['date']}; passes: {passes}; {about['cores']}. {versions}.",
         *(f"- left out: {why}" for why in about["left out"]),
         *(f"- void: {why}" for why in about["void"]),
         "",
