@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -44,8 +45,8 @@ from tests.bench.servers import (
 from tests.bench.wires import OURS
 
 OURS_ALONE = next(server for server in SERVERS if server.name == "ours")
-REQUESTS = 5000
-ROUNDS, EACH = 40, 10
+EACH = 10
+"""So many runs of each way make a round."""
 
 Window = tuple[float, float]
 Function = tuple[str, str]
@@ -55,25 +56,29 @@ Sample = tuple[float, list[Function]]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.profile", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="less, to see whether it works")
+    quick = parser.parse_args().quick
     make_plain()
     os.sched_setaffinity(0, {CORES[1]})
-    for table in (of_a_request(), of_langgraph(), of_the_start()):
+    requests, rounds = (200, 1) if quick else (5000, 40)
+    for table in (of_a_request(requests), of_langgraph(rounds), of_the_start()):
         print(*table, sep="\n", end="\n\n", flush=True)
 
 
 # ---------------------------------------------------------------------------------- one request
 
 
-def of_a_request() -> Iterator[str]:
+def of_a_request(requests: int) -> Iterator[str]:
     """Yield where the server is between a request's first byte and its first token."""
     with running(OURS_ALONE):
-        untouched_us = median(lengths_us(asyncio.run(asked())))
+        untouched_us = median(lengths_us(asyncio.run(asked(requests))))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.json"
         python, *command = OURS_ALONE.command
         sampled = (python, "-m", "tests.bench.sampler", str(path), *command)
         with running(replace(OURS_ALONE, command=sampled)) as process:
-            windows = asyncio.run(asked())
+            windows = asyncio.run(asked(requests))
             process.signal(signal.SIGUSR1)
             while not path.exists():
                 time.sleep(0.1)
@@ -99,8 +104,8 @@ def of_a_request() -> Iterator[str]:
     rows = []
     for function, count in whole.most_common():
         file, name = place(function[0]), function[1]
-        limit_us = 25 if owner_of(file) == "ours" else 50
-        if count * each_us >= limit_us or alone[function] * each_us >= 15:
+        limit_us = 25 if owner_of(file) == "ours" else 100
+        if count * each_us >= limit_us or alone[function] * each_us >= 25:
             took = (f"{n * each_us:.0f}" for n in (count, alone[function]))
             rows.append([f"`{file}` {name}", *took])
     yield from grid(["function", "with what it calls, µs", "alone, µs"], rows)
@@ -110,11 +115,11 @@ def lengths_us(windows: Sequence[Window]) -> list[float]:
     return [1e6 * (end - start) for start, end in windows]
 
 
-async def asked() -> list[Window]:
+async def asked(requests: int) -> list[Window]:
     """Ask one request after another; return when each was sent, and its first token read."""
     for _ in range(100):
         await run(OURS, {"tokens": 1})
-    streams = [(await run(OURS, {"tokens": 1}))[0] for _ in range(REQUESTS)]
+    streams = [(await run(OURS, {"tokens": 1}))[0] for _ in range(requests)]
     return [(s.sent, s.first_token) for s in streams if s.first_token]
 
 
@@ -165,10 +170,10 @@ def place(file: str) -> str:
 # -------------------------------------------------------------------------------- LangGraph alone
 
 
-def of_langgraph() -> Iterator[str]:
+def of_langgraph(rounds: int) -> Iterator[str]:
     """Yield when the first token comes in this process, without HTTP."""
     times: dict[str, list[float]] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, (begin, remembering) in WAYS.items():
             taken = asyncio.run(first_tokens(begin, remembering))
             times.setdefault(name, []).extend(taken)

@@ -109,6 +109,8 @@ def table(results: Results, about: dict[str, Any]) -> str:
         "",
         "### Every server",
         "",
+        *(f"- **{server.name}**: {server.about}" for server in SERVERS if not server.redis),
+        "",
         *figure_rows(results, together),
     ]
     for title, keys in ALONE.items():

@@ -28,9 +28,9 @@ class Sizes:
     tokens: int = 500
     flooded_tokens: int = 200
     paced_streams: int = 60
-    paced_s: int = 4
+    paced_s: int = 3
     starts: tuple[int, ...] = (1, 50, 200)
-    starts_s: float = 2
+    starts_s: float = 1.5
     waiting: int = 500
     long_tokens: int = 10_000
     short_tokens: int = 100
