@@ -1,4 +1,4 @@
-"""Measure every server in turn, pass after pass, and write ``results.json``, table and plot."""
+"""Measure every server in turn, pass after pass, and write ``results.json``, table and picture."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import os
 import platform
 import resource
 import shlex
-import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.bench.servers import (
     CORES,
     SERVERS,
     Server,
+    make_old,
     make_plain,
     running,
     running_upstream,
@@ -37,26 +38,32 @@ PACKAGES = (
     "langchain-openai",
     "openai",
     "uvloop",
-    "fastapi",
     "starlette",
+    "uvicorn",
+    "httptools",
+    "fastapi",
     "sse-starlette",
     "aiohttp-sse",
-    "uvicorn",
-    "redis",
+    "granian",
+    "langgraph-api",
+    "ag-ui-langgraph",
 )
-WORK_S = 300
+WORK_S = 120
 """The longest that a work may take on one server."""
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--passes", type=int, default=5, metavar="N")
+    parser.add_argument("--passes", type=int, metavar="N", help="3, or 1 with --quick")
     parser.add_argument("--only", metavar="1,3", help="these works alone")
     parser.add_argument("--servers", metavar="a,ours", help="these servers alone")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see whether it works")
+    parser.add_argument("--add", action="store_true", help="add to the passes in FOLDER")
     folder = Path(__file__).resolve().parent / "results"
     parser.add_argument("--out", type=Path, default=folder, metavar="FOLDER")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.passes = arguments.passes or (1 if arguments.quick else 3)
+    return arguments
 
 
 def measure(server: Server, work: Work, sizes: Sizes) -> Figures:
@@ -67,9 +74,9 @@ def measure(server: Server, work: Work, sizes: Sizes) -> Figures:
             return await work.measure(process, sizes)
 
     with ExitStack() as stack:
-        if work.upstream:
+        if work.model == "upstream":
             stack.enter_context(running_upstream())
-        process = stack.enter_context(running(server, work.upstream))
+        process = stack.enter_context(running(server, work.model))
         return asyncio.run(in_time())
 
 
@@ -91,7 +98,7 @@ def measure_all(
                     notes = " ".join(getattr(error, "__notes__", ()))
                     print(f"void: {server.name}, work {key}: {error!r} {notes}", file=sys.stderr)
                     void.append(f"{server.name} in work {key}, pass {number + 1}")
-                for name in work.units:
+                for name in figures or work.units:
                     by_server = results.setdefault(f"{key} {name}", {})
                     by_server.setdefault(server.name, []).append(figures.get(name))
                 told = "  ".join(f"{n} {v:.4g} {work.units[n]}" for n, v in figures.items())
@@ -99,50 +106,75 @@ def measure_all(
     return results, void
 
 
-def describe(arguments: argparse.Namespace, void: list[str]) -> dict[str, Any]:
+def describe(void: list[str]) -> dict[str, Any]:
     """Return what has to be known of a measurement to judge it, or to repeat it."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
+    installed = {found.name: found.version for found in distributions()}
     processor = cpu.strip("\t: ") or platform.machine()
     return {
         "date": date.today().isoformat(),
         "command": shlex.join(["python", "-m", "tests.bench", *sys.argv[1:]]),
-        "passes": arguments.passes,
         "cores": f"{processor}, server on core {CORES[0]}, load on core {CORES[1]}",
+        "left out": [f"{s.name}: {s.missing()}" for s in SERVERS if s.missing()],
         "versions": {
             "Python": platform.python_version(),
             "Linux": platform.release().partition("-")[0],
         }
-        | {package: version(package) for package in PACKAGES},
+        | {name: installed[name] for name in PACKAGES if name in installed},
         "void": void,
     }
 
 
+def choose(arguments: argparse.Namespace) -> tuple[list[Server], dict[int, Work]]:
+    """Return the servers that are asked for and are here, and the works."""
+    keys = [int(key) for key in arguments.only.split(",")] if arguments.only else [*WORKS]
+    works = {key: WORKS[key] for key in keys}
+    names = arguments.servers.split(",") if arguments.servers else [s.name for s in SERVERS]
+    servers = []
+    for server in SERVERS:
+        if why := server.missing():
+            print(f"left out: {server.name} ({server.about}): {why}")
+        elif server.name in names and any(work.who(server) for work in works.values()):
+            servers.append(server)
+    return servers, works
+
+
+def joined(known: Results, new: Results) -> Results:
+    """Return the passes of both."""
+    whole = {figure: {**by_server} for figure, by_server in known.items()}
+    for figure, by_server in new.items():
+        for server, values in by_server.items():
+            earlier = whole.setdefault(figure, {}).get(server, [])
+            whole[figure][server] = earlier + values
+    return whole
+
+
 def main() -> None:
     arguments = read_arguments()
-    chosen = [int(key) for key in arguments.only.split(",")] if arguments.only else [*WORKS]
-    names = arguments.servers.split(",") if arguments.servers else [s.name for s in SERVERS]
-    servers = [server for server in SERVERS if server.name in names]
-    if not shutil.which("redis-server"):
-        servers = [server for server in servers if not server.redis]
+    make_plain()
+    make_old()
+    servers, works = choose(arguments)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    make_plain()
     os.sched_setaffinity(0, {CORES[1]})
+    # The servers have sessions of their own: without an exit they would outlive the bench.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for server in servers:
         with running(server):  # What the first start compiles is no cost of the others.
             pass
-    results, void = measure_all(
-        servers,
-        {key: WORKS[key] for key in chosen},
-        arguments.passes,
-        QUICK if arguments.quick else Sizes(),
-    )
-    about = describe(arguments, void)
+    sizes = QUICK if arguments.quick else Sizes()
+    results, void = measure_all(servers, works, arguments.passes, sizes)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "results.json"
+    about = describe(void)
+    if arguments.add and path.exists():
+        known = json.loads(path.read_text())
+        results = joined(known["results"], results)
+        about["void"] = known["void"] + void
     document = json.dumps({**about, "results": results}, indent=1, ensure_ascii=False)
-    (arguments.out / "results.json").write_text(document + "\n")
+    path.write_text(document + "\n")
     (arguments.out / "table.md").write_text(text := table(results, about))
-    plot(results, arguments.out / "plot.png")
+    plot(results, arguments.out / "speed.png")
     print(f"\n{text}\nWritten to {arguments.out}")
     sys.exit(bool(void))
 

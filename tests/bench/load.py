@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tests.bench.servers import PORT
 from tests.bench.upstream import answer_of
-
-FIRST, TOKEN, DONE = b"event: start", b"event: text_delta", b"event: done"
+from tests.bench.wires import OURS, Wire
 
 
 class Wrong(Exception):
@@ -20,13 +19,15 @@ class Wrong(Exception):
 class Stream(asyncio.Protocol):
     """One request and its answer, with the times of its first event and token."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, wire: Wire, request: bytes) -> None:
         loop = asyncio.get_running_loop()
         self.asked = time.perf_counter()
+        self.sent = 0.0
         self.first_event: float | None = None
         self.first_token: float | None = None
         self.begun: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
+        self._wire = wire
         self._request = request
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
@@ -34,13 +35,14 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self.sent = time.perf_counter()
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        if self.first_event is None and FIRST in self._received:
+        if self.first_event is None and self._wire.first in self._received:
             self.first_event = time.perf_counter()
-        if self.first_token is None and TOKEN in self._received:
+        if self.first_token is None and self._wire.token in self._received:
             self.first_token = time.perf_counter()
             self.begun.set_result(None)
 
@@ -71,49 +73,31 @@ class Stream(asyncio.Protocol):
         return b"".join(pieces)
 
     def check(self, tokens: int) -> None:
-        """Raise Wrong unless every token came once and in order, and ``done`` behind them."""
-        lines = self.body().decode().replace("\r\n", "\n").split("\n")
-        events = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
-        deltas = [event for event in events if event["type"] == "text_delta"]
-        text = "".join(event["content"] for event in deltas)
-        last = events[-1]["type"] if events else None
-        if len(deltas) != tokens or text != answer_of(tokens) or last != "done":
-            raise Wrong(f"{len(deltas)} of {tokens} tokens, then {last}: {self._received[-300:]!r}")
-        if not all(event["message_id"] for event in deltas):
-            raise Wrong("a delta has no message_id")
+        """Raise Wrong unless every token came once and in order, and the stream's end behind."""
+        texts, ended = self._wire.answer(self.body())
+        if len(texts) != tokens or "".join(texts) != answer_of(tokens) or not ended:
+            raise Wrong(f"{len(texts)} of {tokens} tokens, {ended=}: {self._received[-300:]!r}")
 
 
-def post(script: dict[str, Any], *headers: str) -> bytes:
-    """Return the request that starts a run of this script."""
-    body = json.dumps({"message": json.dumps(script)})
-    head = (
-        "POST /api/chat HTTP/1.1",
-        "Host: 127.0.0.1",
-        "Connection: close",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *headers,
-    )
-    return ("\r\n".join(head) + "\r\n\r\n" + body).encode()
-
-
-def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
-
-
-async def start(request: bytes, count: int = 1) -> list[Stream]:
-    """Send the request on so many connections at once."""
+async def start(requests: Sequence[bytes], wire: Wire = OURS) -> list[Stream]:
+    """Send each request on a connection of its own, all at once."""
     loop = asyncio.get_running_loop()
     made = (
-        loop.create_connection(lambda: Stream(request), "127.0.0.1", PORT) for _ in range(count)
+        loop.create_connection(lambda request=request: Stream(wire, request), "127.0.0.1", PORT)
+        for request in requests
     )
     return [stream for _, stream in await asyncio.gather(*made)]
 
 
-async def whole(request: bytes, count: int, tokens: int) -> list[Stream]:
-    """Send the request on so many connections, read each answer to its end and check it."""
-    streams = await start(request, count)
+async def whole(requests: Sequence[bytes], tokens: int, wire: Wire = OURS) -> list[Stream]:
+    """Send the requests at once, read each answer to its end and check it."""
+    streams = await start(requests, wire)
     await asyncio.gather(*(stream.ended for stream in streams))
     for stream in streams:
         stream.check(tokens)
     return streams
+
+
+async def run(wire: Wire, script: dict[str, Any], count: int = 1) -> list[Stream]:
+    """Run the script so many times at once, to the end."""
+    return await whole([wire.ask(script) for _ in range(count)], script["tokens"], wire)

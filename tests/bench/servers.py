@@ -13,13 +13,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
+
+from tests.bench.wires import AG_UI, OURS, PLATFORM, Wire
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
 """The interpreter of an environment that has ``requirements.txt`` alone."""
 
-CORES = sorted(os.sched_getaffinity(0))[:2]
+OLD = PLAIN.parents[2] / ".old"
+OLD_COMMIT = "663d3a9"
+"""The last commit of version 0.1, for its time to start."""
+
+CORES = (min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0)))
 """One for the server, one for the load."""
 
 PORT, UPSTREAM_PORT, REDIS_PORT = 18080, 18081, 18082
@@ -35,33 +43,100 @@ class Server:
     name: str
     about: str
     command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    """The modules without which it is left out."""
+    wire: Wire = OURS
+    ready: str = "/healthz"
+    """What is asked for until it answers 200."""
+    most: int = 1_000_000
+    """How many runs it can have at once."""
     ours: bool = False
     redis: bool = False
     """Whether its runs are in Redis, which runs on the core of the load."""
 
+    def missing(self) -> str:
+        """Return why it cannot be measured here, or nothing."""
+        for module in self.needs:
+            if not find_spec(module):
+                return f"{module} is not installed"
+        if self.redis and not which("redis-server"):
+            return "redis-server is not installed"
+        if self.name == "0.1" and not OLD.exists():
+            return "the repository has no commit of version 0.1"
+        return ""
 
-def _uvicorn(module: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "uvicorn", f"tests.bench.peers.{module}:app", f"--port={PORT}")
+
+def _uvicorn(app: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "uvicorn", f"tests.bench.peers.{app}", f"--port={PORT}")
 
 
 def _python(module: str) -> tuple[str, ...]:
     return (sys.executable, "-m", f"tests.bench.peers.{module}", str(PORT))
 
 
-def _ours(python: str) -> tuple[str, ...]:
-    return (python, "app.py", f"--port={PORT}")
+def _ours(python: str | Path, folder: Path = ROOT) -> tuple[str, ...]:
+    return (str(python), str(folder / "app.py"))
 
+
+GRANIAN = (sys.executable, "-m", "granian", "--interface=asgi", f"--port={PORT}")
+LANGGRAPH = (sys.executable, "-m", "langgraph_cli", "dev", "--no-browser", "--no-reload")
+LANGGRAPH_OPTIONS = (
+    f"--port={PORT}",
+    "--n-jobs-per-worker=100",
+    f"--config={ROOT}/tests/bench/peers/langgraph.json",
+)
 
 SERVERS = (
-    Server("a", "FastAPI, sse-starlette, astream_events", _uvicorn("usual")),
-    Server("b", "FastAPI, fastapi.sse, stream modes", _uvicorn("fastapi_sse")),
-    Server("c", "aiohttp-sse, stream modes", _python("aiohttp_sse")),
-    Server("d", "Starlette, frames by hand, stream modes", _uvicorn("starlette")),
-    Server("e", "the model alone, on a socket", _python("floor")),
-    Server("ours", "app.py, as requirements.txt installs it", _ours(str(PLAIN)), ours=True),
-    Server("ours+", "app.py, and uvloop", _ours(sys.executable), ours=True),
-    Server("redis", "app.py, its runs in Redis", _ours(str(PLAIN)), ours=True, redis=True),
+    Server(
+        "a",
+        "FastAPI, sse-starlette, `astream_events`",
+        _uvicorn("usual:app"),
+        ("uvicorn", "fastapi", "sse_starlette"),
+    ),
+    Server("b", "FastAPI, its own SSE", _uvicorn("fastapi_sse:app"), ("uvicorn", "fastapi")),
+    Server("c", "aiohttp-sse", _python("aiohttp_sse"), ("aiohttp_sse",)),
+    Server("d", "Starlette, frames by hand", _uvicorn("starlette:app"), ("uvicorn", "starlette")),
+    Server("e", "no graph: the model alone, written to a socket", _python("floor")),
+    Server(
+        "f",
+        "d on Granian",
+        (*GRANIAN, "tests.bench.peers.starlette:app"),
+        ("granian", "starlette"),
+    ),
+    Server(
+        "g",
+        "LangGraph's own server, `langgraph dev`",
+        (*LANGGRAPH, *LANGGRAPH_OPTIONS),
+        ("langgraph_cli", "langgraph_api"),
+        wire=PLATFORM,
+        ready="/ok",
+        most=100,
+    ),
+    Server(
+        "h",
+        "ag-ui-langgraph on FastAPI",
+        _uvicorn("h:app"),
+        ("uvicorn", "fastapi", "ag_ui_langgraph"),
+        wire=AG_UI,
+    ),
+    Server("ours", "app.py, as requirements.txt installs it", _ours(PLAIN), ready="/", ours=True),
+    Server("ours+", "app.py, and uvloop", _ours(sys.executable), ("uvloop",), ready="/", ours=True),
+    Server("redis", "ours, its runs in Redis", _ours(PLAIN), ("redis",), ours=True, redis=True),
+    Server("0.1", "app.py of version 0.1", _ours(PLAIN, OLD), ready="/", ours=True),
 )
+
+
+def make_old() -> None:
+    """Unpack version 0.1, if the repository has it."""
+    if OLD.exists():
+        return
+    with tempfile.TemporaryFile() as packed:
+        if not subprocess.run(
+            ("git", "archive", OLD_COMMIT), cwd=ROOT, stdout=packed, stderr=subprocess.DEVNULL
+        ).returncode:
+            packed.seek(0)
+            OLD.mkdir()
+            subprocess.run(("tar", "x"), cwd=OLD, stdin=packed, check=True)
 
 
 def make_plain() -> None:
@@ -86,54 +161,70 @@ def make_plain() -> None:
 class Process:
     """A running server, alone on its core."""
 
-    def __init__(self, server: Server, process: subprocess.Popen[bytes], started_s: float) -> None:
+    def __init__(
+        self, server: Server, process: subprocess.Popen[bytes], began: float, started_s: float
+    ) -> None:
         self.server = server
         self._process = process
+        self.began = began
         self.started_s = started_s
         """From the start of the process to its first 200."""
 
     def cpu_us(self) -> float:
-        """Return the processor time that the process has used, in user and system mode.
+        """Return the processor time that it has used, in user and system mode.
 
         It is utime + stime of ``/proc/PID/stat``, in nanoseconds instead of hundredths of a
         second. Source: Linux, "clock_getcpuclockid(3)"; the id is that of the process's clock.
         """
-        assert not self.children(), "a server is one process"
-        return 1e6 * time.clock_gettime(~self._process.pid << 3 | 2)
-
-    def children(self) -> str:
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/children")
-        return "".join(task.read_text() for task in tasks)
+        return 1e6 * sum(time.clock_gettime(~pid << 3 | 2) for pid in self._pids())
 
     def resident_kib(self) -> int:
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0])
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids()]
+        return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses)
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def _pids(self) -> list[int]:
+        """Return the process and its children: Granian serves in one of those."""
+        pids = [self._process.pid]
+        for pid in pids:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                pids += map(int, task.read_text().split())
+        return pids
 
 
 @contextmanager
-def running(server: Server, upstream: bool = False) -> Iterator[Process]:
-    """Start the server on its core, wait until it answers, and kill it behind the block."""
+def running(server: Server, model: str = "scripted") -> Iterator[Process]:
+    """Start the server on its core, wait until it answers, and kill it behind the block.
+
+    ``model`` is the scripted one, ``upstream`` for ChatOpenAI, or ``demo``: for our server that is
+    its built-in agent, so that it is started as anybody starts it.
+    """
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environ |= {"PYTHONPATH": str(ROOT)}
     if server.ours:
         # These limits would refuse what the peers cannot refuse.
-        environ |= {"MAX_RUNS": "100000"}
-        model = {"OPENAI_BASE_URL": UPSTREAM, "OPENAI_MODEL": "bench"}
-        environ |= model if upstream else {"AGENT": "tests.bench.graph:graph"}
+        environ |= {"MAX_RUNS": "100000", "PORT": str(PORT)}
+        environ |= {
+            "scripted": {"AGENT": "tests.bench.graph:graph"},
+            "upstream": {"OPENAI_BASE_URL": UPSTREAM, "OPENAI_MODEL": "bench"},
+            "demo": {"DEMO_TOKENS_PER_S": "0"},
+        }[model]
         environ |= {"REDIS_URL": REDIS_URL} if server.redis else {}
-    elif upstream:
+    elif model == "upstream":
         environ |= {"BENCH_UPSTREAM": UPSTREAM}
     with ExitStack() as stack:
         if server.redis:
             stack.enter_context(running_redis())
         process, log = stack.enter_context(spawned(server.command, CORES[0], environ))
-        began = time.monotonic()
-        while not answers(f"http://127.0.0.1:{PORT}/healthz"):
-            if process.poll() is not None or time.monotonic() - began > START_S:
+        began = time.perf_counter()
+        while not answers(f"http://127.0.0.1:{PORT}{server.ready}"):
+            if process.poll() is not None or time.perf_counter() - began > START_S:
                 raise RuntimeError(f"{server.name} did not start:\n{log()}")
-            time.sleep(0.005)  # Nothing else tells, and its time to the first answer counts.
+            time.sleep(0.002)  # Nothing else tells, and its time to the first answer counts.
         try:
-            yield Process(server, process, time.monotonic() - began)
+            yield Process(server, process, began, time.perf_counter() - began)
         except Exception as error:
             error.add_note(f"{server.name} had said:\n{log()[-2000:]}")
             raise
@@ -142,7 +233,7 @@ def running(server: Server, upstream: bool = False) -> Iterator[Process]:
 @contextmanager
 def running_upstream() -> Iterator[None]:
     command = (sys.executable, "-m", "tests.bench.upstream", str(UPSTREAM_PORT))
-    with spawned(command, CORES[1], dict(os.environ)):
+    with spawned(command, CORES[1], {**os.environ, "PYTHONPATH": str(ROOT)}):
         wait_for(UPSTREAM_PORT)
         yield
 
@@ -167,11 +258,17 @@ def wait_for(port: int) -> None:
 def spawned(
     command: tuple[str, ...], core: int, environ: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
-    """Run a command on one core; what it says is kept for when it fails."""
+    """Run a command on one core, in an empty folder; what it says is kept for when it fails."""
     pinned = ("taskset", "--cpu-list", str(core), *command)
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            pinned, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            pinned,
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
         def said() -> str:
@@ -181,7 +278,7 @@ def spawned(
         try:
             yield process, said
         finally:
-            process.send_signal(signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
