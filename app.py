@@ -39,7 +39,8 @@ from edge.settings import VERSION, SettingError, Settings, misspelt, read_settin
 from events import HEARTBEAT, RETRY, Refused, Unavailable
 from graphs.document import document
 from graphs.load import AgentError, find, make
-from runs.registry import AnyRun, MemoryStore, Registry, Store
+from runs.registry import MemoryStore, Registry, Store
+from runs.run import AnyRun
 from threads.memory import Memory
 
 STATIC = Path(__file__).resolve().parent / "static"

@@ -145,6 +145,10 @@ def encode_event(event: StreamEvent, event_id: int) -> bytes:
     return frame.encode("utf-8", "backslashreplace")
 
 
+CLOSING = {"tool_result", "final_answer", "error", "done"}
+"""The events that a log's limit does not count, so that a run can always be closed."""
+
+
 class LogFull(Exception):
     """The event does not fit into the log's limit."""
 
@@ -159,7 +163,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes of all frames together."""
+        """Bytes of all frames that count."""
         self.closed = False
         self._frames: list[bytes] = []
         self._waiting: set[asyncio.Future[bool]] = set()
@@ -182,12 +186,16 @@ class EventLog:
         """
         if self.closed:
             raise RuntimeError("the log is closed")
-        frame = encode_event(event, self.last_id + 1)
-        if self.size + len(frame) > max_bytes:
-            raise LogFull
-        self._frames.append(frame)
-        self.size += len(frame)
+        self._frames.append(self._encode(event, self.last_id + 1, max_bytes))
         self._wake()
+
+    def _encode(self, event: StreamEvent, event_id: int, max_bytes: float) -> bytes:
+        frame = encode_event(event, event_id)
+        if event.type not in CLOSING:
+            if self.size + len(frame) > max_bytes:
+                raise LogFull
+            self.size += len(frame)
+        return frame
 
     def close(self) -> None:
         """Mark the end: readers that have every event are done."""

@@ -40,9 +40,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from events import Asked, EventLog, LogFull, StreamEvent, Unavailable, encode_event
+from events import Asked, EventLog, StreamEvent, Unavailable, encode_event
 from graphs.failures import FAILURES
-from runs.run import Limits, LoggedRun, Run
+from runs.run import AnyRun, Limits, Run
 from threads.repair import LEFT_OPEN
 
 LEASE_MS = 3000
@@ -142,11 +142,8 @@ class OwnLog(SharedLog):
         self._read_elsewhere = False
 
     def append(self, event: StreamEvent, max_bytes: float = float("inf")) -> None:
-        frame = encode_event(event, self.last_id + len(self.unsent) + 1)
-        if self.size + len(frame) > max_bytes:
-            raise LogFull
-        self.size += len(frame)
-        self.unsent.append(frame)
+        event_id = self.last_id + len(self.unsent) + 1
+        self.unsent.append(self._encode(event, event_id, max_bytes))
         self._send()
 
     def close(self) -> None:
@@ -164,7 +161,7 @@ class OwnLog(SharedLog):
             self.run.stop("cancelled")
 
 
-class ForeignRun(LoggedRun):
+class ForeignRun(AnyRun):
     """A run of another server, with the face of one of this server's own.
 
     ``tell`` has the owner told when ``wishes`` have changed.
@@ -174,7 +171,6 @@ class ForeignRun(LoggedRun):
         self.id = run_id
         self.log: SharedLog = SharedLog()
         self.asked = Asked("")
-        self.before: str | None = None
         self.wishes: set[str] = set()
         self._tell = tell
         self._readers = 0

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from agent import Agent
 from events import Asked, EventLog, Refused, Unavailable, thread_name
-from runs.run import STOP_S, Limits, Run
+from runs.run import STOP_S, AnyRun, Limits, Run
 
 CLAIM_POLL_S = 0.02
 """How long to wait before a name is claimed again that its holder will soon release."""
@@ -31,26 +31,6 @@ DRAIN_S = 2 * STOP_S + 0.2
 """How long shutdown waits for stopped runs: for the graph, for the thread, and 0.2 s to spare."""
 
 logger = logging.getLogger("chat")
-
-
-class AnyRun(Protocol):
-    """A run as its readers need it: of this process, or of another one."""
-
-    id: str
-
-    @property
-    def asked(self) -> Asked: ...
-    @property
-    def log(self) -> EventLog: ...
-    @property
-    def question_id(self) -> str | None: ...
-    @property
-    def before(self) -> str | None: ...
-    def document(self) -> dict[str, Any]: ...
-    def join(self) -> None: ...
-    def leave(self) -> None: ...
-    def stop(self, reason: str) -> None: ...
-    async def make_room(self) -> bool: ...
 
 
 class Store(Protocol):

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 from agent import Turn
@@ -27,9 +28,6 @@ SETTLE_S = 5.0
 
 UNREAD_GRACE_S = 5.0
 """How long a run that nobody has read yet waits for its first reader: see the contract."""
-
-CLOSING = {"tool_result", "final_answer", "error", "done"}
-"""The events that MAX_RUN_BYTES does not count, so that a run can always be closed."""
 
 FAILED = {"timeout", "too_large", "shutdown"}
 """The reasons to stop a run that end in an ``error`` event; its code has the same name."""
@@ -49,12 +47,30 @@ class Limits(Protocol):
     max_run_bytes: int
 
 
-class LoggedRun:
-    """What the log of a run says of it, on any server."""
+class AnyRun(ABC):
+    """A run as its readers need it: of this process, or of another one."""
 
     id: str
     asked: Asked
     log: EventLog
+    before: str | None = None
+    """The thread's newest run when this one started."""
+
+    @abstractmethod
+    def join(self) -> None:
+        """Add a reader."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Remove a reader; after the last one the grace begins."""
+
+    @abstractmethod
+    def stop(self, reason: str) -> None:
+        """Stop the graph: ``cancelled`` or one of `FAILED`. The first reason counts."""
+
+    @abstractmethod
+    async def make_room(self) -> bool:
+        """Stop the run if its last reader has left it, and wait for its end; else return False."""
 
     @property
     def question_id(self) -> str | None:
@@ -72,7 +88,7 @@ class LoggedRun:
         }
 
 
-class Run(LoggedRun):
+class Run(AnyRun):
     """One pass of the graph over a thread, in one task: `drive`."""
 
     def __init__(self, run_id: str, asked: Asked, limits: Limits) -> None:
@@ -81,8 +97,6 @@ class Run(LoggedRun):
         self.log = EventLog()
         self.turn: Turn | None = None
         """None before the start and after the end."""
-        self.before: str | None = None
-        """The thread's newest run when this one started."""
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._stopped_by: str | None = None
@@ -92,7 +106,6 @@ class Run(LoggedRun):
         self._first_token: float | None = None
         self._open_calls: dict[str, tuple[str, float]] = {}
         """The tool of each call that has no result yet, and the time of the call, by its id."""
-        self._closing_bytes = 0
         self._readers = 0
         self._was_read = False
         self._gave_back = False
@@ -106,14 +119,12 @@ class Run(LoggedRun):
         return self._was_read and not self._readers
 
     def join(self) -> None:
-        """Add a reader."""
         self._readers += 1
         self._was_read = True
         if self._grace:
             self._grace.cancel()
 
     def leave(self) -> None:
-        """Remove a reader; after the last one the grace begins."""
         self._readers -= 1
         if not self._readers:
             self._wait_for_readers(self._limits.disconnect_grace_s)
@@ -135,7 +146,7 @@ class Run(LoggedRun):
         turn.begin(lambda: self.log.valid and not self._gave_back)
         self._give_back = give_back
         limits = self._limits
-        self._append(
+        self.log.append(
             StreamEvent(
                 "start",
                 run_id=self.id,
@@ -151,7 +162,6 @@ class Run(LoggedRun):
         return self._task
 
     def stop(self, reason: str) -> None:
-        """Stop the graph: ``cancelled`` or one of `FAILED`. The first reason counts."""
         if self._stopped_by or self._ending:
             return
         self._stopped_by = reason
@@ -168,7 +178,6 @@ class Run(LoggedRun):
             self._task.cancel()  # Again: asyncio.wait_for of Python 3.11 may lose the first one.
 
     async def make_room(self) -> bool:
-        """Stop the run if its last reader has left it, and wait for its end; else return False."""
         if not self.left:
             return False
         logger.info("run=%s is stopped: its thread has a new message", self.id)
@@ -190,8 +199,7 @@ class Run(LoggedRun):
                 async for event in events:
                     if self._ending:
                         break
-                    counted = event.type not in CLOSING
-                    self._append(event, self._limits.max_run_bytes if counted else math.inf)
+                    self._append(event)
         except LogFull:
             pass  # `_append` has stopped the run.
         except BaseException as error:  # noqa: BLE001  # A tool may raise SystemExit, too.
@@ -210,7 +218,8 @@ class Run(LoggedRun):
         reason, error = self._outcome(turn, failure)
         # The thread first: its next turn may come as soon as it is given back.
         for event in await self._settle(turn, reason, error):
-            self._append(event)
+            with suppress(LogFull):
+                self._append(event)
         # Every tool call is closed before `done`: clients wait for its result.
         status = "interrupted" if reason == "interrupted" else "cancelled"
         for call_id, (tool, _) in [*self._open_calls.items()]:
@@ -267,18 +276,15 @@ class Run(LoggedRun):
             timings = {"first_token_ms": self._ms(self._first_token), **timings}
         return StreamEvent("done", reason=reason, timings=timings, usage=turn.translator.usage)
 
-    def _append(self, event: StreamEvent, max_bytes: float = math.inf) -> None:
+    def _append(self, event: StreamEvent) -> None:
         """Append the event, and note what the run's end needs of it."""
         if event.type == "tool_result" and event.tool_call_id not in self._open_calls:
             return  # The `tool_call` was too large for the log.
-        size = self.log.size
         try:
-            self.log.append(event, max_bytes + self._closing_bytes)
+            self.log.append(event, self._limits.max_run_bytes)
         except LogFull:
             self.stop("too_large")
             raise
-        if event.type in CLOSING:
-            self._closing_bytes += self.log.size - size
         now = self._loop.time()
         match event.type:
             case "text_delta" if self._first_token is None:
