@@ -384,7 +384,10 @@ async def test_whatever_its_clients_do_every_run_ends_once_and_leaves_nothing(
             health = await server.call("GET", "/healthz")  # Answered after the collection.
             assert health == (200, {"status": "ok", "running": 0})
             resident.append(resident_kib(server.process.pid))
-    assert chaotic.open == 0
+    # A graph that was left behind ends its model call a moment after its run.
+    async with asyncio.timeout(10):
+        while chaotic.open:
+            await asyncio.sleep(0.02)
     assert not chaotic.problems, f"CHAOS_SEED={SEED}: " + "\n".join(chaotic.problems[:20])
     assert resident[2] - resident[1] < GROWTH_KIB, resident
     server.process.send_signal(signal.SIGTERM)
