@@ -1,7 +1,7 @@
-"""HTTP: routes, streams and heartbeats, start and stop.
+"""HTTP: routes, start and stop.
 
-With `edge`, which checks what comes from outside, the only code that knows aiohttp. What a run is,
-and how it ends, is the business of `runs`; what a message means that of `agent`; the bytes of a
+With `edge`, which checks requests and writes streams, the only code that knows aiohttp. What a run
+is, and how it ends, is the business of `runs`; what a message means that of `agent`; the bytes of a
 frame that of `events`.
 """
 
@@ -20,23 +20,22 @@ import asyncio
 import gc
 import logging
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError, StreamWriter
+from aiohttp.http import HttpProcessingError
 
 from agent import Agent
-from dialects import ag_ui, ai_sdk
-from edge import requests
-from edge.requests import SETTINGS, USER, send_json
+from dialects import ai_sdk
+from edge import foreign, requests
+from edge.requests import RUNS, SETTINGS, USER, send_json
 from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
-from events import HEARTBEAT, RETRY, Refused, Unavailable
+from edge.streams import follow, run_headers
+from events import Refused, Unavailable
 from graphs.document import document
 from graphs.load import AgentError, find, make
 from runs.registry import MemoryStore, Registry, Store
@@ -45,17 +44,7 @@ from threads.memory import Memory
 
 STATIC = Path(__file__).resolve().parent / "static"
 
-RUNS = web.AppKey("runs", Registry)
-
 routes = web.RouteTableDef()
-
-WRITE_BYTES = 16_384
-"""The size of one write. A reader must take each within SEND_TIMEOUT_S: see the contract."""
-
-WRITE_EVERY_S = 1 / 60
-BURST_S = 20 * WRITE_EVERY_S
-"""A token bucket for each reader: twenty writes at once, then one for each frame of a screen. What
-a fast model makes in between goes out in one write (write coalescing)."""
 
 logger = logging.getLogger("chat")
 
@@ -68,7 +57,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """Start a run, or join the one that the same key started, and stream it."""
     body, digest = await requests.read_body(request)
     if ai_sdk.is_request(body):
-        return await ai_sdk_chat(request, body)
+        return await foreign.ai_sdk_chat(request, body)
     asked = requests.read_chat(request, body, digest)
     run = await request.app[RUNS].start(asked)
     if "respond-async" in ",".join(request.headers.getall("Prefer", [])).lower():
@@ -98,18 +87,12 @@ async def cancel(request: web.Request) -> web.StreamResponse:
     run = await find_run(request)
     if run.log.closed:
         return send_json(run.document())
-    await stop(run)
+    await run.cancel()
     return send_json(run.document(), 202)
 
 
 async def find_run(request: web.Request) -> AnyRun:
     return await request.app[RUNS].get(request.match_info["run_id"], request[USER])
-
-
-async def stop(run: AnyRun) -> None:
-    logger.info("run=%s is stopped: a client asked for it", run.id)
-    run.stop("cancelled")
-    await run.log.ended()
 
 
 @routes.get("/api/threads/{thread_id}", allow_head=False)
@@ -168,151 +151,6 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(STATIC / "index.html")
 
 
-# ------------------------------------------------------------------------------------- dialects
-
-
-async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Start a run that Vercel's AI SDK asks for, and stream it as the SDK wants it."""
-    runs, thread = request.app[RUNS], requests.thread_in(request, body, "id")
-    asked = ai_sdk.read(body, await runs.questions(thread), await runs.agent.waiting(thread))
-    run = await runs.start(replace(requests.checked(asked), user=request[USER]))
-    message = ai_sdk.last_message(body) if asked.message is None else {}
-    return await follow(request, [run], 0, ai_sdk.Translator(run.id, message), ai_sdk.HEADERS)
-
-
-@routes.get("/api/chat/{thread_id}/stream", allow_head=False)
-async def ai_sdk_resume(request: web.Request) -> web.StreamResponse:
-    """Stream a chat's newest message from its first frame; 204 if its runs are not kept."""
-    turn = await request.app[RUNS].newest_turn(requests.read_thread(request).thread)
-    if not turn:
-        return web.Response(status=204)
-    answers = [each.asked.resume for each in turn[1:]]
-    translator = ai_sdk.Translator(turn[-1].id, {"id": turn[0].id}, answers)
-    return await follow(request, turn, 0, translator, ai_sdk.HEADERS)
-
-
-@routes.post("/api/chat/{thread_id}/stop")
-async def ai_sdk_stop(request: web.Request) -> web.StreamResponse:
-    """Stop what runs in a chat; 204 also if nothing does."""
-    if run := await request.app[RUNS].running_of(requests.read_thread(request).thread):
-        await stop(run)
-    return web.Response(status=204)
-
-
-@routes.post("/api/ag-ui")
-async def ag_ui_run(request: web.Request) -> web.StreamResponse:
-    """Start a run that an AG-UI client asks for, or stream its newest turn again."""
-    runs, (body, _) = request.app[RUNS], await requests.read_body(request)
-    thread = requests.thread_in(request, body, "threadId")
-    asked = ag_ui.read(body, await runs.agent.waiting(thread) if "resume" in body else None)
-    if asked is None:
-        replay, turn = True, await runs.newest_turn(thread)
-    else:
-        asked = replace(requests.checked(asked), user=request[USER])
-        run = await runs.start(asked)
-        replay = run.asked is not asked
-        turn = (await runs.turn_of(run) if replay else []) or [run]
-    if not turn:
-        raise Refused("unknown_run")
-    answers = [each.asked.resume for each in turn[1:]]
-    return await follow(request, turn, 0, ag_ui.Translator(turn[-1].id, body, replay, answers))
-
-
-# --------------------------------------------------------------------------------------- streams
-
-
-def run_headers(run: AnyRun) -> dict[str, str]:
-    url = f"/api/runs/{run.id}"
-    return {"Location": f"{url}/events", "Content-Location": url}
-
-
-async def follow(
-    request: web.Request,
-    turn: Sequence[AnyRun],
-    after: int,
-    convert: Callable[[bytes], bytes] = bytes,
-    headers: Mapping[str, str] | None = None,
-) -> web.StreamResponse:
-    """Send the frames after the cursor, then each as it comes, to the end of the turn's last run.
-
-    A turn's earlier runs have ended. ``convert`` turns our frames into a dialect's.
-
-    Source: WHATWG HTML, "Server-sent events".
-    """
-    settings, loop, run = request.app[SETTINGS], asyncio.get_running_loop(), turn[-1]
-    if run.log.closed and after == run.log.last_id:
-        return web.Response(status=204)
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache, no-transform",
-            # nginx would otherwise collect the stream before it passes it on.
-            "X-Accel-Buffering": "no",
-            **run_headers(run),
-            **(headers or {}),
-        }
-    )
-    if request.version < (1, 1):  # Nothing but the connection's end marks the stream's end.
-        response.force_close()
-    run.join()
-    try:
-        writer = await response.prepare(request)
-        assert isinstance(writer, StreamWriter)
-        hold_little(request.transport)
-        block, due = RETRY, 0.0
-        for log in [each.log for each in turn]:
-            while True:
-                frames, after = log.read(after, WRITE_BYTES)
-                if block or frames:
-                    await send(request, writer, block + convert(frames), settings.send_timeout_s)
-                    block, now = b"", loop.time()
-                    due = max(due, now - BURST_S) + WRITE_EVERY_S
-                    if due > now and after == log.last_id and not log.closed:
-                        await asyncio.sleep(due - now)
-                elif log.closed:
-                    break
-                elif not await log.wait(after, settings.heartbeat_s):
-                    block = HEARTBEAT
-            after = 0
-        async with asyncio.timeout(settings.send_timeout_s):
-            await response.write_eof()
-    except (TimeoutError, ConnectionError):
-        logger.debug("run=%s lost a reader", run.id)
-        if request.transport:
-            request.transport.abort()
-    finally:
-        run.leave()
-    return response
-
-
-def hold_little(transport: asyncio.Transport | None) -> None:
-    """Keep at most about WRITE_BYTES of a slow reader in the socket; the rest stays in the log.
-
-    By default Linux buffers up to 3.9 MB before a write blocks. With a write buffer of 0 bytes,
-    aiohttp pauses writing until the kernel has taken everything.
-    """
-    if transport is None:
-        return
-    transport.set_write_buffer_limits(0)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Windows has no such option.
-        with suppress(OSError):  # macOS refuses it once the reader is gone.
-            transport.get_extra_info("socket").setsockopt(
-                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, WRITE_BYTES
-            )
-
-
-async def send(request: web.Request, writer: StreamWriter, data: bytes, timeout_s: float) -> None:
-    """Write in pieces, and wait until the kernel has taken each.
-
-    Raises TimeoutError if the reader does not take a piece in time, ConnectionError if it is gone.
-    """
-    for start in range(0, len(data), WRITE_BYTES):
-        await writer.write(data[start : start + WRITE_BYTES], drain=False)
-        if request.protocol.writing_paused:
-            async with asyncio.timeout(timeout_s):
-                await writer.drain()
-
-
 # ------------------------------------------------------------------------------- start and stop
 
 
@@ -322,7 +160,7 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
     app[SETTINGS] = settings
     app.cleanup_ctx.append(lambda app: keep_runs(app, agent))
     app.on_response_prepare.append(requests.add_headers)
-    app.add_routes([*routes, web.static("/static", STATIC)])
+    app.add_routes([*routes, *foreign.routes, web.static("/static", STATIC)])
     return app
 
 

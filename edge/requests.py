@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from edge.settings import Settings
 from events import Asked, EventLog, Refused, Unavailable
+from runs.registry import Registry
 
 REFUSALS = {
     "invalid_json": (400, "The body is not JSON in UTF-8."),
@@ -60,6 +61,7 @@ MESSAGE_CHARS = 32_000
 THREAD_ID = "[A-Za-z0-9_-]{1,64}"
 
 SETTINGS = web.AppKey("settings", Settings)
+RUNS = web.AppKey("runs", Registry)
 USER = web.RequestKey("user", str)
 
 logger = logging.getLogger("chat")

@@ -72,6 +72,12 @@ class AnyRun(ABC):
     async def make_room(self) -> bool:
         """Stop the run if its last reader has left it, and wait for its end; else return False."""
 
+    async def cancel(self) -> None:
+        """Stop the run because a client asks for it, and wait for its end."""
+        logger.info("run=%s is stopped: a client asked for it", self.id)
+        self.stop("cancelled")
+        await self.log.ended()
+
     @property
     def question_id(self) -> str | None:
         """The id of the user's message, None if the run answers an interrupt."""

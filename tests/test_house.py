@@ -22,7 +22,8 @@ FLOORS = [
     {"threads"},
     {"agent"},
     {"runs"},
-    {"edge", "builtin", "dialects"},
+    {"builtin", "dialects"},
+    {"edge"},
     {"app"},
 ]
 """The rooms from the ground up: each may import what lies below it, and itself."""
