@@ -12,13 +12,13 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.types import Command, StateSnapshot
+from langgraph.types import Command
 
 from events import Asked, Refused, StreamEvent
 from graphs import messages
@@ -39,6 +39,16 @@ QUESTION = "question-"
 
 
 # ------------------------------------------------------------------------------ agents and turns
+
+
+class Saved(NamedTuple):
+    """What a thread has."""
+
+    messages: list[AnyMessage]
+    """Oldest first."""
+    pending: dict[str, Any] | None
+    """The interrupts that wait for a person, by id. Empty at a static breakpoint, which waits
+    without one; None if the thread does not wait."""
 
 
 class Agent:
@@ -71,51 +81,30 @@ class Agent:
             context = read_context(self.graph, asked.context)
         except ValueError:
             raise Refused("invalid_request", "context does not fit the graph's schema.") from None
+        if asked.message is not None and asked.replaces is None:
+            return Turn(self, asked, context)
+        saved = await self.saved(asked.thread) or Saved([], None)
         if asked.message is None:
-            state = await self.state(asked.thread)
-            answers = _answers(asked.resume, self._pending(state))
-            return Turn(self, asked, context, answers, repair.history_of(state))
-        if asked.replaces is not None:
-            history = await self.history(asked.thread)
-            if not any(m.type == "human" and m.id == asked.replaces for m in history):
-                raise Refused("unknown_message")
+            answers = _answers(asked.resume, saved.pending)
+            return Turn(self, asked, context, answers, saved.messages)
+        if not any(m.type == "human" and m.id == asked.replaces for m in saved.messages):
+            raise Refused("unknown_message")
         return Turn(self, asked, context)
 
-    async def state(self, thread: str) -> StateSnapshot | None:
-        """Return the thread's newest state, None if nobody knows the thread."""
+    async def saved(self, thread: str) -> Saved | None:
+        """Return what a thread has, None if nobody knows it.
+
+        Raises Unavailable if the threads' database is away.
+        """
         if self.memory and not self.memory.knows(thread):
             return None
         state = await self.graph.aget_state(repair.config_of(thread))
-        return state if state.created_at else None
-
-    async def waiting(self, thread: str) -> dict[str, Any] | None:
-        """Return the thread's pending interrupts by id, None if the thread is not interrupted.
-
-        At a static breakpoint it waits without an interrupt: the dict is empty.
-        """
-        return self._pending(await self.state(thread))
-
-    def _pending(self, state: StateSnapshot | None) -> dict[str, Any] | None:
-        if state is None or not repair.waits(self.graph, state):
+        if not state.created_at:
             return None
         # A subgraph's interrupt is listed again for its parent; the dict keeps it once.
-        return {each.id: messages.jsonable(each.value) for each in state.interrupts}
-
-    async def history(self, thread: str) -> list[AnyMessage]:
-        """Return the thread's messages, oldest first; none if nobody knows the thread."""
-        return repair.history_of(await self.state(thread))
-
-    async def questions(self, thread: str) -> list[str]:
-        """Return the ids of the messages that users sent, oldest first."""
-        ids = [m.id or "" for m in await self.history(thread) if m.type == "human"]
-        return [id_ for id_ in ids if id_.startswith(QUESTION)]
-
-    async def check(self) -> None:
-        """Raise Unavailable if the threads' database is away."""
-        await self.state("")
-
-    async def knows(self, thread: str) -> bool:
-        return await self.state(thread) is not None
+        pending = {each.id: messages.jsonable(each.value) for each in state.interrupts}
+        waits = repair.waits(self.graph, state)
+        return Saved(repair.history_of(state), pending if waits else None)
 
     async def forget(self, thread: str) -> None:
         """Forget the thread, its checkpoints included."""

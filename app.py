@@ -100,10 +100,10 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
     """Return the conversation so far, and what the thread waits for."""
     runs, asked = request.app[RUNS], requests.read_thread(request)
     run = await runs.running_of(asked.thread)
-    history = await runs.agent.history(asked.thread)
-    if not run and not await runs.agent.knows(asked.thread):
+    saved = await runs.agent.saved(asked.thread)
+    if not run and not saved:
         raise Refused("unknown_thread")
-    messages = document(history)
+    messages = document(saved.messages if saved else [])
     if run and run.question_id not in (None, *(each.get("id") for each in messages)):
         # The graph may not have saved the question yet.
         messages.append({"role": "user", "id": run.question_id, "content": run.asked.message})
@@ -112,8 +112,8 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
         "run_id": run.id if run else None,
         "messages": messages,
     }
-    if not run and (pending := await runs.agent.waiting(asked.thread)):
-        about["interrupts"] = [{"id": id_, "value": value} for id_, value in pending.items()]
+    if not run and saved and saved.pending:
+        about["interrupts"] = [{"id": id_, "value": v} for id_, v in saved.pending.items()]
     return send_json(about)
 
 

@@ -22,7 +22,8 @@ routes = web.RouteTableDef()
 async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Start a run that Vercel's AI SDK asks for, and stream it as the SDK wants it."""
     runs, thread = request.app[RUNS], requests.thread_in(request, body, "id")
-    asked = ai_sdk.read(body, await runs.questions(thread), await runs.agent.waiting(thread))
+    questions, saved = await runs.questions(thread), await runs.agent.saved(thread)
+    asked = ai_sdk.read(body, questions, saved.pending if saved else None)
     run = await runs.start(replace(requests.checked(asked), user=request[USER]))
     message = ai_sdk.last_message(body) if asked.message is None else {}
     return await follow(request, [run], 0, ai_sdk.Translator(run.id, message), ai_sdk.HEADERS)
@@ -52,7 +53,8 @@ async def ag_ui_run(request: web.Request) -> web.StreamResponse:
     """Start a run that an AG-UI client asks for, or stream its newest turn again."""
     runs, (body, _) = request.app[RUNS], await requests.read_body(request)
     thread = requests.thread_in(request, body, "threadId")
-    asked = ag_ui.read(body, await runs.agent.waiting(thread) if "resume" in body else None)
+    saved = await runs.agent.saved(thread)
+    asked = ag_ui.read(body, saved.pending if saved else None)
     if asked is None:
         replay, turn = True, await runs.newest_turn(thread)
     else:

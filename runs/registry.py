@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from agent import Agent
+from agent import QUESTION, Agent
 from events import Asked, EventLog, Refused, Unavailable, thread_name
 from runs.run import STOP_S, AnyRun, Limits, Run
 
@@ -127,7 +127,7 @@ class Registry:
                 return joined
             if self.draining:
                 raise Refused("draining")
-            await self.agent.check()
+            await self.agent.saved("")  # Raises Unavailable, before another run stops.
             await self._take_thread(run)
             turn = await self.agent.turn(asked)
             if not run.log.valid:
@@ -151,7 +151,7 @@ class Registry:
         async with self._opened(asked) as run:
             if (holder := await self.store.claim(f"thread:{thread}", run.id)) != run.id:
                 raise Refused("thread_busy", run_id=holder)
-            if not await self.agent.knows(thread):
+            if not await self.agent.saved(thread):
                 raise Refused("unknown_thread")
             if not run.log.valid:
                 raise Unavailable
@@ -186,15 +186,16 @@ class Registry:
 
     async def questions(self, thread: str) -> list[str]:
         """Return the ids of the messages that users sent, oldest first, the running one's too."""
-        run = await self.running_of(thread)
-        ids = await self.agent.questions(thread)
-        # The graph may not have saved the running question yet.
-        return [*dict.fromkeys([*ids, *([run.question_id] if run and run.question_id else [])])]
+        run, saved = await self.running_of(thread), await self.agent.saved(thread)
+        ids = [message.id for message in saved.messages] if saved else []
+        if run and run.question_id not in ids:
+            ids.append(run.question_id)  # The graph has not saved it yet.
+        return [id_ for id_ in ids if id_ and id_.startswith(QUESTION)]
 
     async def check(self) -> None:
         """Raise Unavailable if Redis or the database cannot be reached."""
         await self.store.check()
-        await self.agent.check()
+        await self.agent.saved("")
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs, let the running ones end within the grace, then stop the others."""

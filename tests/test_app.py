@@ -192,7 +192,7 @@ async def test_an_unforeseen_failure_is_told_by_its_ref_alone(
     agent = echo_agent()
 
     class Failing(Agent):
-        async def history(self, thread: str) -> Any:
+        async def saved(self, thread: str) -> Any:
             raise RuntimeError("secret")
 
     server = await start(Failing(agent.graph, "x"))

@@ -872,8 +872,8 @@ async def play(turns: Any, reason: str) -> list[list[AnyRun]]:
     run = await registry.start(Asked("t", "go"))
     await ended(run)
     runs = [run]
-    while pending := await agent.waiting("t"):
-        run = await registry.start(Asked("t", resume=dict.fromkeys(pending, "yes")))
+    while (saved := await agent.saved("t")) and saved.pending:
+        run = await registry.start(Asked("t", resume=dict.fromkeys(saved.pending, "yes")))
         await ended(run)
         runs.append(run)
     assert [run.id for run in await registry.newest_turn("t")] == [run.id for run in runs]
