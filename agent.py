@@ -411,11 +411,11 @@ class Translator:
     @property
     def usage(self) -> Usage | None:
         """The tokens of all model calls together."""
-        calls = [_total(text.figures) for text in self._texts.values() if text.figures]
+        calls = [messages.usage_of(text.figures) for text in self._texts.values() if text.figures]
         calls += [each for call, each in self.watch.silent_usage.items() if not self.began(call)]
-        return (
-            {name: sum(each[name] for each in calls) for name in messages.USAGE} if calls else None
-        )
+        if not calls:
+            return None
+        return {name: sum(each[name] for each in calls) for name in messages.USAGE}
 
     # ------------------------------------------------------------------------------- messages
 
@@ -521,10 +521,3 @@ class Translator:
         call.output = next((each for each in found if each.tool_call_id == call.id), None)
         call.state = "closed"
         return call.event("tool_result", **messages.result_of(call.output or output))
-
-
-def _total(figures: Sequence[Usage]) -> Usage:
-    """Return a model call's usage: some providers send the sum so far, others differences."""
-    counts = {name: [each[name] for each in figures] for name in messages.USAGE}
-    only_grow = all(each == sorted(each) for each in counts.values())
-    return {name: each[-1] if only_grow else sum(each) for name, each in counts.items()}

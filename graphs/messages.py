@@ -6,7 +6,7 @@ Providers differ in all of it. Nothing in here knows graphs, threads or events.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,6 +32,13 @@ CLOSING = "closes_turn"
 def counts_of(usage: Mapping[str, Any]) -> Usage:
     """Return the counts of LangChain's usage metadata, 0 for a missing one."""
     return {name: usage.get(name) or 0 for name in USAGE}
+
+
+def usage_of(figures: Sequence[Usage]) -> Usage:
+    """Return a model call's usage: some providers send the sum so far, others differences."""
+    counts = {name: [each[name] for each in figures] for name in USAGE}
+    only_grow = all(each == sorted(each) for each in counts.values())
+    return {name: each[-1] if only_grow else sum(each) for name, each in counts.items()}
 
 
 def calls_of(message: BaseMessage) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.memory import InMemorySaver
 
 from events import Unavailable
-from threads.memory import MAY_WRITE, Serializer
+from graphs.serializer import Serializer
+from threads.memory import MAY_WRITE
 
 ANSWER_S = 2.0
 """How long the database may take for one operation, to connect included."""

@@ -6,9 +6,6 @@ length. Nothing in here knows events or runs.
 
 from __future__ import annotations
 
-from typing import Any
-
-from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     ChannelVersions,
@@ -17,7 +14,8 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
 )
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from graphs.serializer import Serializer
 
 MAY_WRITE = "__may_write"
 """A key of a run's config: its value is a function that says whether the run may still write.
@@ -28,34 +26,6 @@ LangGraph does not save keys that begin with two underscores.
 COUNTERS = "counters_since_delta_snapshot"
 """LangGraph's metadata key of delta channels, whose value is spread over earlier checkpoints: then
 those stay, too."""
-
-
-class Serializer(JsonPlusSerializer):
-    """LangGraph's serializer; what it cannot save is left out, and not the whole turn with it.
-
-    That is a tool's artifact of any class. An integer of more than 64 bits becomes a float.
-    """
-
-    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        try:
-            return super().dumps_typed(obj)
-        except TypeError:
-            return super().dumps_typed(_savable(obj))
-
-
-def _savable(value: Any) -> Any:
-    match value:
-        case ToolMessage():
-            return value.model_copy(update={"artifact": None})
-        case AIMessage():
-            return value.model_copy(update={"tool_calls": _savable(value.tool_calls)})
-        case list():
-            return [_savable(each) for each in value]
-        case dict():
-            return {key: _savable(each) for key, each in value.items()}
-        case int() if not -(2**63) <= value < 2**63:
-            return float(value)
-    return value
 
 
 class Memory(InMemorySaver):
