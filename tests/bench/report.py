@@ -103,18 +103,15 @@ def table(results: Results, about: dict[str, Any]) -> str:
         *(f"- left out: {why}" for why in about["left out"]),
         *(f"- void: {why}" for why in about["void"]),
         "",
-        "### Goals",
+        "### Servers",
         "",
-        *goal_rows(results),
-        "",
-        "### Every server",
-        "",
-        *(f"- **{server.name}**: {server.about}" for server in SERVERS if not server.redis),
-        "",
-        *figure_rows(results, together),
+        *(f"- **{server.name}**: {server.about}" for server in SERVERS),
     ]
-    for title, keys in ALONE.items():
-        lines += ["", f"### {title}", "", *figure_rows(results, keys)]
+    tables = {"Goals": goal_rows(results), "Side by side": figure_rows(results, together)}
+    tables |= {title: figure_rows(results, keys) for title, keys in ALONE.items()}
+    for title, rows in tables.items():
+        if rows:
+            lines += ["", f"### {title}", "", *rows]
     return "\n".join(lines) + "\n"
 
 
