@@ -20,7 +20,7 @@ import aiohttp
 from dialects import ag_ui, ai_sdk, shared
 from events import StreamEvent, encode_event
 from tests.bench.load import Wrong
-from tests.bench.servers import CORES, PORT, Process, Server, running
+from tests.bench.servers import CORES, PORT, ROOT, Process, Server, running
 from tests.bench.upstream import answer_of
 
 PASSES = 9
@@ -65,7 +65,7 @@ def peer(app: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "uvicorn", f"tests.bench.peers.h:{app}", f"--port={PORT}")
 
 
-OURS = Server("app.py", "", (sys.executable, "app.py", f"--port={PORT}"), ours=True)
+OURS = Server("app.py", "", (sys.executable, str(ROOT / "app.py"), f"--port={PORT}"), ours=True)
 SERVERS = (
     *((OURS, vocabulary) for vocabulary in BODIES),
     (Server("ag-ui-langgraph", "", peer("app")), AG_UI),
