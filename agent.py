@@ -125,7 +125,7 @@ def _answers(resume: Any, pending: dict[str, Any] | None) -> dict[str, Any]:
 
 
 class Turn:
-    """One pass of the graph over a thread, as events.
+    """What one run does for a turn: one pass of the graph over a thread, as events.
 
     ``context`` is the graph's runtime context. A turn that resumes the thread has ``answers``, the
     answer to each pending interrupt by its id (none at a static breakpoint), and the thread's
@@ -205,7 +205,7 @@ class Turn:
     async def settle(self, reason: str, error: StreamEvent | None = None) -> list[StreamEvent]:
         """Leave the thread ready for its next turn, whatever ended this one.
 
-        Returns the events of the tool calls that were asked for and never started.
+        Returns the events that tool calls still lack and for which the thread has a result.
         """
         settled = False
         try:
@@ -378,7 +378,7 @@ class Translator:
         return StreamEvent("final_answer", content=content, message_id=id_, finish_reason=reason)
 
     def settled(self, history: Sequence[AnyMessage]) -> Iterator[StreamEvent]:
-        """Yield the events of the calls that never started and have a result in the thread."""
+        """Yield the events that calls still lack and for which the thread has a result."""
         yield from self._results((), self._kept(history))
 
     def left_open(self, call_id: str, tool: str, status: str) -> StreamEvent:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-ENDED_S = 60.0
-"""How long one wait for the end of a log lasts before it is repeated: any time will do."""
-
 RETRY = b"retry: 2000\n\n"
 """The block that makes a native EventSource wait so many ms before it connects again."""
 
@@ -145,7 +142,7 @@ def encode_event(event: StreamEvent, event_id: int) -> bytes:
     return frame.encode("utf-8", "backslashreplace")
 
 
-CLOSING = {"tool_result", "final_answer", "error", "done"}
+UNCOUNTED = {"tool_result", "final_answer", "error", "done"}
 """The events that a log's limit does not count, so that a run can always be closed."""
 
 
@@ -191,7 +188,7 @@ class EventLog:
 
     def _encode(self, event: StreamEvent, event_id: int, max_bytes: float) -> bytes:
         frame = encode_event(event, event_id)
-        if event.type not in CLOSING:
+        if event.type not in UNCOUNTED:
             if self.size + len(frame) > max_bytes:
                 raise LogFull
             self.size += len(frame)
@@ -242,7 +239,7 @@ class EventLog:
     async def ended(self) -> None:
         """Wait until the log is closed."""
         while not self.closed:
-            await self.wait(self.last_id, ENDED_S)
+            await self.wait(self.last_id, timeout_s=60)
 
     def _wake(self) -> None:
         for news in self._waiting:

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from dialects import ai_sdk
 from edge.settings import Settings
 from events import Asked, EventLog, Refused, Unavailable
 from runs.registry import Registry
@@ -219,8 +220,8 @@ async def read_body(request: web.Request) -> tuple[dict[str, Any], str]:
         body = _decode((await request.read()).decode())
         # Refuses NaN, numbers beyond a float and half of a surrogate pair, too. But a front end
         # sends its history, in which a half stays for ever: see `checked`.
-        halves = "surrogatepass" if isinstance(body, dict) and "messages" in body else "strict"
-        canonical = _encode(body).encode(errors=halves)
+        is_foreign = isinstance(body, dict) and ai_sdk.is_request(body)
+        canonical = _encode(body).encode(errors="surrogatepass" if is_foreign else "strict")
     except (ValueError, RecursionError, web.RequestPayloadError):
         raise Refused("invalid_json") from None
     if not isinstance(body, dict):

@@ -81,7 +81,7 @@ async def follow(
             after = 0
         async with asyncio.timeout(settings.send_timeout_s):
             await response.write_eof()
-    except (TimeoutError, ConnectionError):
+    except (TimeoutError, ConnectionError):  # Unavailable is one, too: Redis is away.
         logger.debug("run=%s lost a reader", run.id)
         if request.transport:
             request.transport.abort()

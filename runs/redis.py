@@ -316,7 +316,10 @@ class RedisStore:
         self._queue(("EVAL", RELEASE, 1, name_of(name), run_id))
 
     def drop(self, run_id: str) -> None:
-        if self._own.pop(run_id, None):  # It has not started. Redis forgets an ended run by itself.
+        log = self._own.get(run_id)
+        # Redis forgets a run that has started by itself, and it may not have all of its end yet.
+        if log and not log.last_id and not log.unsent:
+            del self._own[run_id]
             self._queue(("DEL", key(run_id, "owner")))
 
     async def check(self) -> None:

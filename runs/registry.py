@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Protocol
 
 from agent import QUESTION, Agent
@@ -139,7 +138,7 @@ class Registry:
             if self.draining:
                 raise Refused("draining")
             self._runs[run.id] = run
-            run.start(turn, self._give_back).add_done_callback(partial(self._ended, run))
+            run.start(turn, self._give_back)
             # Wait until the run is stored, so that its client can find it on every server.
             await run.log.wait(0, STORED_S)
             return run
@@ -165,9 +164,8 @@ class Registry:
 
     async def newest_turn(self, thread: str) -> list[AnyRun]:
         """Return the runs of the thread's newest turn as `turn_of` does, none if it is gone."""
-        run = await self.running_of(thread)
-        if not run and (run_id := await self.store.holder(f"newest:{thread}")):
-            run = await self._find(run_id)
+        run_id = await self.store.holder(f"newest:{thread}")
+        run = await self._find(run_id) if run_id else None
         return await self.turn_of(run) if run else []
 
     async def turn_of(self, run: AnyRun) -> list[AnyRun]:
@@ -265,8 +263,6 @@ class Registry:
     def _give_back(self, run: Run) -> None:
         self._running.discard(run.id)
         self.store.release(f"thread:{run.asked.thread}", run.id)
-
-    def _ended(self, run: Run, _: asyncio.Task[None]) -> None:
         asyncio.get_running_loop().call_later(self.limits.run_ttl_s, self._drop, run)
 
     def _drop(self, run: Run) -> None:

@@ -29,9 +29,6 @@ SETTLE_S = 5.0
 UNREAD_GRACE_S = 5.0
 """How long a run that nobody has read yet waits for its first reader: see the contract."""
 
-FAILED = {"timeout", "too_large", "shutdown"}
-"""The reasons to stop a run that end in an ``error`` event; its code has the same name."""
-
 logger = logging.getLogger("chat")
 
 
@@ -41,7 +38,6 @@ class Limits(Protocol):
     heartbeat_s: float
     run_timeout_s: float
     disconnect_grace_s: float
-    shutdown_grace_s: float
     run_ttl_s: float
     max_runs: int
     max_run_bytes: int
@@ -66,7 +62,7 @@ class AnyRun(ABC):
 
     @abstractmethod
     def stop(self, reason: str) -> None:
-        """Stop the graph: ``cancelled`` or one of `FAILED`. The first reason counts."""
+        """Stop the graph: ``cancelled``, or a code of `FAILURES`. The first reason counts."""
 
     @abstractmethod
     async def make_room(self) -> bool:
@@ -108,7 +104,7 @@ class Run(AnyRun):
         self._stopped_by: str | None = None
         self._begun = False
         self._ending = False
-        self._started = self._loop.time()
+        self._started = 0.0
         self._first_token: float | None = None
         self._open_calls: dict[str, tuple[str, float]] = {}
         """The tool of each call that has no result yet, and the time of the call, by its id."""
@@ -145,9 +141,10 @@ class Run(AnyRun):
 
     # ------------------------------------------------------------------------- start and stop
 
-    def start(self, turn: Turn, give_back: Callable[[Run], None]) -> asyncio.Task[None]:
+    def start(self, turn: Turn, give_back: Callable[[Run], None]) -> None:
         """Start the run; ``give_back`` is called before ``done``, and gives the thread back."""
         self.turn = turn
+        self._started = self._loop.time()
         # A graph that was left behind may not write to the thread of the next run.
         turn.begin(lambda: self.log.valid and not self._gave_back)
         self._give_back = give_back
@@ -165,13 +162,13 @@ class Run(AnyRun):
         self._wait_for_readers(max(UNREAD_GRACE_S, limits.disconnect_grace_s))
         self._timers.append(self._loop.call_later(limits.run_timeout_s, self.stop, "timeout"))
         self._task = asyncio.create_task(self.drive(turn))
-        return self._task
 
     def stop(self, reason: str) -> None:
         if self._stopped_by or self._ending:
             return
         self._stopped_by = reason
         self._timers.append(self._loop.call_later(STOP_S, self._leave_graph_behind, self.turn))
+        # A task that is cancelled before its first step would never run: `drive` looks itself.
         # `_append` stops the run from its own task and then raises LogFull, which ends the stream.
         if self._begun and asyncio.current_task() is not self._task:
             self._task.cancel()
@@ -196,10 +193,10 @@ class Run(AnyRun):
         logger.info("run=%s thread=%s started", self.id, self.asked.thread_id)
         failure: BaseException | None = None
         self._begun = True
-        if self._stopped_by:
-            self._task.cancel()  # The stop came first: the `await` below raises.
         try:
-            # Readers get `start` before the graph keeps the event loop busy.
+            if self._stopped_by:
+                raise asyncio.CancelledError
+            # Redis has to have `start` before the graph keeps the event loop busy.
             await self.log.wait(0, STOP_S)
             async with aclosing(turn.stream()) as events:
                 async for event in events:
@@ -210,12 +207,12 @@ class Run(AnyRun):
             pass  # `_append` has stopped the run.
         except BaseException as error:  # noqa: BLE001  # A tool may raise SystemExit, too.
             failure = error
-        if self._late_end:  # Shutdown waits for this task, and so for the end.
+        if self._late_end:  # A run's task ends after its `done`.
             await self._late_end
         else:
             self._ending = True
             await self._end(turn, failure)
-        failure = None  # Its traceback holds this frame, and the frame holds the run.
+        failure = None  # Else exception, traceback, local variables and run would be a cycle.
 
     # --------------------------------------------------------------------------------- the end
 
@@ -254,15 +251,9 @@ class Run(AnyRun):
         if stopped_by is None and failure is None:
             return ("interrupted" if turn.translator.interrupted else "completed"), None
         found = FAILURES[stopped_by] if stopped_by else turn.failure(failure)
-        ref = secrets.token_hex(4)
-        logger.error(
-            "run=%s failed code=%s ref=%s",
-            *(self.id, found.code, ref),
-            exc_info=None if stopped_by else failure,
-        )
-        error = StreamEvent(
-            "error", code=found.code, message=found.message, retryable=found.retryable, ref=ref
-        )
+        ref, cause = secrets.token_hex(4), None if stopped_by else failure
+        logger.error("run=%s failed code=%s ref=%s", self.id, found.code, ref, exc_info=cause)
+        error = StreamEvent("error", **found._asdict(), ref=ref)
         return (found.code if found.code in ("timeout", "shutdown") else "error"), error
 
     async def _settle(

@@ -955,6 +955,8 @@ async def test_a_stopped_subgraph_with_a_memory_of_its_own_does_not_wedge(start:
     await server.call("POST", f"/api/runs/{run_id}/cancel")
     assert (await server.run("again", thread_id="t"))[-2]["content"] == "fine"
     assert lacks_a_result([as_openai(message) for message in model.asked[1]]) is None
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert {m.get("ended") for m in thread["messages"]} == {None, "cancelled"}
 
 
 async def test_a_stopped_subgraph_without_messages_is_left_alone(start: Start) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -15,6 +16,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.channels import DeltaChannel
 from langgraph.checkpoint.memory import InMemorySaver
@@ -29,7 +31,7 @@ from tests.client import check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, scripted_agent
 from tests.upstream import lacks_a_result
-from threads.memory import Memory
+from threads.memory import MAY_WRITE, Memory
 from threads.repair import NO_ANSWER, repair, unanswered
 
 Start = Callable[..., Awaitable[Server]]
@@ -324,6 +326,36 @@ async def test_the_question_of_a_running_run_is_among_the_messages(start: Start)
     check([begun, *await stream.events()])
     _, thread = await server.call("GET", "/api/threads/t")
     assert [m["content"] for m in thread["messages"]] == ["first", "One.", "second", "Two."]
+
+
+async def test_a_graph_that_was_left_behind_cannot_write_to_the_memory(start: Start) -> None:
+    begun, let_go, over = (asyncio.Event() for _ in range(3))
+
+    async def answer(state: MessagesState, config: RunnableConfig) -> dict[str, Any]:
+        if len(state["messages"]) > 1:
+            return {"messages": [AIMessage("Fine.")]}
+        begun.set()
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_go.wait()
+        own = {k: v for k, v in config["configurable"].items() if k in ("thread_id", MAY_WRITE)}
+        await agent.graph.aupdate_state({"configurable": own}, {"messages": [AIMessage("Late.")]})
+        over.set()
+        return {"messages": [AIMessage("Late.")]}
+
+    agent = Agent(only(answer).compile(), "x")
+    server = await start(agent)
+    stream = await server.ask("hi", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    await begun.wait()
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    await server.run("again", thread_id="t")
+    let_go.set()
+    await over.wait()
+    await server.run("last", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    expected = ["hi", "", "again", "Fine.", "last", "Fine."]
+    assert [message["content"] for message in thread["messages"]] == expected
 
 
 async def test_a_number_that_cannot_be_saved_becomes_a_float(start: Start) -> None:

@@ -6,6 +6,8 @@ length. Nothing in here knows events or runs.
 
 from __future__ import annotations
 
+from typing import Any
+
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     ChannelVersions,
@@ -19,6 +21,7 @@ from graphs.serializer import Serializer
 
 MAY_WRITE = "__may_write"
 """A key of a run's config: its value is a function that says whether the run may still write.
+A graph that does not stop is left behind, and then it may not.
 
 LangGraph does not save keys that begin with two underscores.
 """
@@ -26,6 +29,11 @@ LangGraph does not save keys that begin with two underscores.
 COUNTERS = "counters_since_delta_snapshot"
 """LangGraph's metadata key of delta channels, whose value is spread over earlier checkpoints: then
 those stay, too."""
+
+
+def _may_write(config: RunnableConfig) -> bool:
+    may_write = config["configurable"].get(MAY_WRITE)
+    return may_write is None or may_write()
 
 
 class Memory(InMemorySaver):
@@ -71,6 +79,8 @@ class Memory(InMemorySaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
+        if not _may_write(config):
+            return config
         thread_id, namespace = (config["configurable"][k] for k in ("thread_id", "checkpoint_ns"))
         saved = super().put(config, checkpoint, metadata, new_versions)
         if COUNTERS not in metadata:
@@ -81,6 +91,10 @@ class Memory(InMemorySaver):
             if ":" in each and max(self.storage[thread_id][each], default="") < checkpoint["id"]:
                 self._drop(thread_id, each)
         return saved
+
+    def put_writes(self, config: RunnableConfig, *written: Any) -> None:
+        if _may_write(config):
+            super().put_writes(config, *written)
 
     def delete_thread(self, thread_id: str) -> None:
         self._idle.pop(thread_id, None)

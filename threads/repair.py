@@ -73,7 +73,8 @@ async def settle(
             await settle(graph, {"configurable": inner})
     # Not `next`: it lacks tasks that have ended and whose step has not.
     if state.tasks:
-        if ended is None and not waits(graph, state):
+        is_root = not config["configurable"]["checkpoint_ns"]
+        if ended is None and is_root and not waits(graph, state):
             # A step is pending and nobody is asked: the process died during the turn.
             ended = {"reason": "shutdown"}
         await graph.aupdate_state(config, None, as_node=END)
@@ -96,7 +97,8 @@ async def write(graph: Graph, config: RunnableConfig, history: Sequence[AnyMessa
     """Replace the thread's messages, past the graph's reducer and without running a node."""
     node = START
     if not config["configurable"]["checkpoint_ns"]:
-        # `aupdate_state` runs the conditional edges of the node, so choose one without any.
+        # `aupdate_state` runs the node's conditional edges: START may have some, another node of
+        # the root has none. Of a subgraph, `graph.nodes` does not say the nodes.
         branches = getattr(getattr(graph, "builder", None), "branches", {})
         plain = (name for name in graph.nodes if name != START and name not in branches)
         node = next(plain, START)
