@@ -169,6 +169,6 @@ async def launch(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Proces
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what was left out, and why."""
     left_out = len(terminalreporter.stats.get("deselected", ()))
-    if left_out and config.option.markexpr == "not slow":
+    if left_out and config.option.markexpr == "not slow" and not config.option.keyword:
         marker = config.getini("markers")[0].removeprefix("slow: ")
         terminalreporter.write_line(f'{left_out} tests left out: each {marker}; -m "" runs all')
