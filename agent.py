@@ -197,7 +197,8 @@ class Turn:
                 for event in translator.translate(part):
                     yield event
         history = repair.history_of(await self.graph.aget_state(self._config))
-        answered = bool(history) and history[-1].type == "ai"
+        last = history[-1] if history else None
+        answered = last is not None and last.type == "ai" and not repair.is_blank(last)
         self._whole = answered and not repair.unanswered(history)
         for event in translator.finish([*repair.close_calls(history)]):
             yield event
@@ -368,9 +369,10 @@ class Translator:
         last = next((text for text in reversed(self._texts.values()) if text.content), None)
         content = last.content if last else ""
         for message in reversed(answers):
-            # A middleware may have changed the message after it was streamed.
-            if (text := self._streamed(message)) and (kept := messages.text_of(message)):
-                last, content = text, kept
+            if (text := self._streamed(message)) and text.content:
+                last, kept = text, messages.text_of(message)
+                # A middleware may have changed the message, or emptied it.
+                content = kept if kept != messages.whole(text.content) else text.content
                 break
         if last is None:
             return None
@@ -490,7 +492,9 @@ class Translator:
                 self._asking.add(message.id)
                 for each in messages.calls_of(message):
                     self._ask(ns, each)
-            if isinstance(message, ToolMessage):
+            # Of two calls with the same id, the one that has ended already has this result.
+            results = [each.output for each in self._calls]
+            if isinstance(message, ToolMessage) and message not in results:
                 call = self._find(ns, message.tool_call_id, "asked", "open", "failed")
                 if call and call.state == "asked":
                     yield self._opened(call)

@@ -166,7 +166,7 @@ def asked_host(request: web.Request) -> str:
 
     Source: RFC 9112, "Reconstructing the Target URI".
     """
-    target = re.match("(?i)https?://([^/?#]*)", request.raw_path)
+    target = re.match("[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)", request.raw_path)
     return (target[1] if target else request.headers.get("Host", "")).lower()
 
 

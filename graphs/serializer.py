@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 
@@ -18,19 +18,20 @@ class Serializer(JsonPlusSerializer):
         try:
             return super().dumps_typed(obj)
         except TypeError:
-            return super().dumps_typed(_savable(obj))
+            return super().dumps_typed(self._savable(obj))
 
-
-def _savable(value: Any) -> Any:
-    match value:
-        case ToolMessage():
-            return value.model_copy(update={"artifact": None})
-        case AIMessage():
-            return value.model_copy(update={"tool_calls": _savable(value.tool_calls)})
-        case list():
-            return [_savable(each) for each in value]
-        case dict():
-            return {key: _savable(each) for key, each in value.items()}
-        case int() if not -(2**63) <= value < 2**63:
-            return float(value)
-    return value
+    def _savable(self, value: Any) -> Any:
+        match value:
+            case BaseMessage():
+                return value.model_copy(update=self._savable(vars(value)))
+            case list():
+                return [self._savable(each) for each in value]
+            case dict():
+                return {key: self._savable(each) for key, each in value.items()}
+            case int() if not -(2**63) <= value < 2**63:
+                return float(value)
+        try:
+            super().dumps_typed(value)
+        except TypeError:
+            return None
+        return value

@@ -14,7 +14,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 
 from graphs.failures import EmptyAnswer, lacks_key, model_failure
-from graphs.messages import Usage, counts_of
+from graphs.messages import Usage, counts_of, whole
 
 HIDDEN = "hidden"
 """The metadata key of a model or a node whose text is not answer text."""
@@ -76,8 +76,13 @@ class Watch(BaseCallbackHandler):
             metadata[HIDDEN] = silent or _inside_tool.get()
 
     def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        if run_id in self._silent_calls:
-            message = response.generations[0][0].message
+        generations = response.generations[0]
+        message = generations[0].message if hasattr(generations[0], "message") else None
+        if message and isinstance(message.content, str):
+            # Two chunks may have brought the halves of a surrogate pair, which no checkpoint can
+            # save. The graph gets this message object.
+            message.content = whole(message.content)
+        if message and run_id in self._silent_calls:
             self.silent.add(message.id)
             if message.usage_metadata:
                 self.silent_usage[str(run_id)] = counts_of(message.usage_metadata)

@@ -136,9 +136,10 @@ class Postgres:
 
     def _signal(self, number: int) -> None:
         server = (self._folder / "data/postmaster.pid").read_text().split()[0]
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        for pid in (server, *children):
-            os.kill(int(pid), number)
+        os.kill(int(server), number)  # It starts no further processes while it is frozen.
+        for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split():
+            with suppress(ProcessLookupError):  # One of its workers has just ended.
+                os.kill(int(pid), number)
 
     def stop(self) -> None:
         if self._running:

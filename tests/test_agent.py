@@ -378,6 +378,49 @@ def graph_of(**nodes: Any) -> Any:
     return graph
 
 
+async def test_an_answer_that_the_graph_empties_is_empty(start: Start) -> None:
+    model = ScriptedModel(script=[["the ", "secret"]])
+
+    async def say(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    def empty(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("", id=state["messages"][-1].id)]}
+
+    server = await start(Agent(graph_of(say=say, empty=empty).compile(), "x"))
+    events = await (await server.ask("hi", thread_id="t")).events()
+    check(events, redacted=True)
+    final = events[-2]
+    assert (final["type"], final["content"]) == ("final_answer", "")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["hi", ""]
+
+
+async def test_halves_of_a_surrogate_pair_in_two_chunks_join_in_the_thread(start: Start) -> None:
+    server = await start(scripted_agent([["a\ud83d", "\ude00b"]]))
+    await server.run("hi", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["hi", "a😀b"]
+
+
+async def test_no_result_of_two_calls_with_one_id_is_lost(start: Start) -> None:
+    first_ended = asyncio.Event()
+
+    @tool
+    async def wait(number: int) -> str:
+        """Wait."""
+        if number == 1:
+            await first_ended.wait()
+        first_ended.set()
+        return str(number)
+
+    twice = call("wait", '{"number": 1}', "a") + call("wait", '{"number": 2}', "a", index=1)
+    server = await start(scripted_agent([twice, ["Done."]], [wait]))
+    events = await server.run("go")
+    results = [e["result"]["content"] for e in events if e["type"] == "tool_result"]
+    assert sorted(results) == ["1", "2"]
+
+
 async def test_subgraphs_speak_also_one_named_langgraph(start: Start) -> None:
     sub = loop_graph(ScriptedModel(script=[["sub"]]), [])
     assert sub.name == "LangGraph"

@@ -6,6 +6,7 @@ import asyncio
 import operator
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from threading import Lock
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -410,6 +411,34 @@ async def test_an_artifact_that_cannot_be_saved_is_left_out(start: Start) -> Non
     assert [m.get("result", m.get("content")) for m in thread["messages"]] == [
         *("go", "", {"content": "two rows"}, "Two.", "bye", "Bye.")
     ]
+
+
+async def test_what_cannot_be_saved_of_a_state_is_left_out(start: Start) -> None:
+    class State(MessagesState):
+        lock: Any
+
+    def answer(state: State) -> dict[str, Any]:
+        made = AIMessage("Fine.", response_metadata={"lock": Lock(), "kept": 1})
+        return {"messages": [made], "lock": Lock()}
+
+    server = await start(Agent(only(answer, State).compile(), "x"))
+    for _ in range(2):
+        assert (await server.run("go", thread_id="t"))[-1]["reason"] == "completed"
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m["content"] for m in thread["messages"]] == ["go", "Fine."] * 2
+
+
+async def test_a_blank_answer_after_a_tool_is_closed_as_none(start: Start) -> None:
+    @tool
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    server = await start(scripted_agent([call("look", "{}", "c1"), ["  "], ["Fine."]], [look]))
+    await server.run("go", thread_id="t")
+    await server.run("again", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    assert [m.get("content") for m in thread["messages"]] == ["go", "", None, "", "again", "Fine."]
 
 
 # ------------------------------------------------------------------------------------- the memory

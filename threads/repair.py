@@ -116,7 +116,7 @@ def repair(
     questions = [message for message in missing if message.type == "human"]
     answers = [message for message in missing if message.type != "human"]
     repaired = [*close_calls([*history, *questions], outputs), *answers]
-    if repaired and _is_blank(repaired[-1]):
+    if repaired and is_blank(repaired[-1]):
         repaired.pop()
     if repaired and (repaired[-1].type != "ai" or calls_of(repaired[-1])):
         closing = {CLOSING: True}
@@ -128,7 +128,7 @@ def repair(
     return repaired
 
 
-def _is_blank(message: AnyMessage) -> bool:
+def is_blank(message: AnyMessage) -> bool:
     """Whether an answer has nothing in it: Anthropic refuses a history with blank text."""
     if not isinstance(message, AIMessage) or calls_of(message):
         return False
