@@ -301,7 +301,7 @@ class Translator:
         self.watch = Watch()
         self.interrupted = False
         self.shown = False
-        """Whether the client saw anything: reasoning, a tool call, or text that is not blank."""
+        """Whether there is anything to show: reasoning, a tool call, or text that is not blank."""
         self._question = question
         before = [question] if question else history
         self._last = next((m.id for m in reversed(before) if m.id is not None), "")

@@ -29,7 +29,7 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
-from agent import Agent, Turn
+from agent import Agent, Translator, Turn
 from events import Asked
 from graphs.load import AgentError, find, make
 from tests.client import Event, check, kinds
@@ -403,22 +403,22 @@ async def test_halves_of_a_surrogate_pair_in_two_chunks_join_in_the_thread(start
     assert [m["content"] for m in thread["messages"]] == ["hi", "a😀b"]
 
 
-async def test_no_result_of_two_calls_with_one_id_is_lost(start: Start) -> None:
-    first_ended = asyncio.Event()
-
-    @tool
-    async def wait(number: int) -> str:
-        """Wait."""
-        if number == 1:
-            await first_ended.wait()
-        first_ended.set()
-        return str(number)
-
-    twice = call("wait", '{"number": 1}', "a") + call("wait", '{"number": 2}', "a", index=1)
-    server = await start(scripted_agent([twice, ["Done."]], [wait]))
-    events = await server.run("go")
-    results = [e["result"]["content"] for e in events if e["type"] == "tool_result"]
-    assert sorted(results) == ["1", "2"]
+def test_no_result_of_two_calls_with_one_id_is_lost() -> None:
+    """The parts are those of `create_agent`, which gives each call a task and an update."""
+    one, two = (ToolMessage(text, tool_call_id="a", name="wait") for text in "12")
+    started = {"event": "tool-started", "tool_call_id": "a", "tool_name": "wait", "input": {}}
+    finished = {"event": "tool-finished", "tool_call_id": "a"}
+    parts = [
+        *[{"type": "tools", "ns": (), "data": started}] * 2,
+        {"type": "tools", "ns": (), "data": {**finished, "output": two}},
+        {"type": "updates", "ns": (), "data": {"tools": {"messages": [two]}}},
+        {"type": "tools", "ns": (), "data": {**finished, "output": one}},
+        {"type": "updates", "ns": (), "data": {"tools": {"messages": [one]}}},
+    ]
+    translator = Translator(HumanMessage("go", id="question-1"), [])
+    events = [event for part in parts for event in translator.translate(part)]
+    results = [event.result for event in events if event.type == "tool_result"]
+    assert results == [{"content": "2"}, {"content": "1"}]
 
 
 async def test_subgraphs_speak_also_one_named_langgraph(start: Start) -> None:

@@ -32,8 +32,7 @@ those stay, too."""
 
 
 def _may_write(config: RunnableConfig) -> bool:
-    may_write = config["configurable"].get(MAY_WRITE)
-    return may_write is None or may_write()
+    return bool(config["configurable"].get(MAY_WRITE, lambda: True)())
 
 
 class Memory(InMemorySaver):
