@@ -97,7 +97,7 @@ export const words = {
   notDoubled: "nothing doubled",
   doubledSome: "{} came twice and were dropped",
   gaveUp: "Cut after event {}. The run could not be resumed.",
-  untimed: "The page was reloaded and has read these frames again. It does not know when they first arrived.",
+  untimed: "The page was reloaded, and these frames were read again. When they first arrived is not known.",
   lostMark: "cut",
   heartbeat: "heartbeat",
   text: "text",
