@@ -292,7 +292,8 @@ async def test_reasoning_has_its_duration_after_a_reload_too(
     asyncio.get_running_loop().call_later(0.3, go.set)
     await answer_of(page)
     await expect(summary).to_have_text(re.compile(r"^Reasoned for \d+\.\d+ s$"))
-    shown = await page.locator(".turn.agent").inner_text()
-    await page.reload()
     await expect(page.locator(".meta")).to_contain_text("Took")
-    assert await page.locator(".turn.agent").inner_text() == shown
+    turn = page.locator(".turn.agent")
+    shown = await turn.inner_text()
+    await page.reload()
+    await expect(turn).to_have_text(shown, use_inner_text=True)
