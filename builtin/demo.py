@@ -98,13 +98,22 @@ def reply(messages: Sequence[Message]) -> AIMessage:
 
 # What a message asks for. Each pattern reads a text in a time that is linear in its length.
 
+# A greeting before a question.
+GREETING = re.compile(
+    r"\A(?:hi|hello|hey|thanks|thank you|こんにちは|ありがとう(?:ございます)?)[ ,.!、。]+"
+    r"(?:and |but )?(?=.*(?:\?|\b(?:how|wh\w+|can)\b))"
+)
 # A whole message, and the key of the line that answers it.
 SMALL_TALK = {
-    r"(?:many )?(?:thanks|thank you).{0,30}|(?:どうも)?ありがとう.{0,10}": "thanks",
+    r"(?:many )?(?:thanks|thank you).{0,30}|(?:どうも)?ありがとう.{0,10}|どうも": "thanks",
+    r"(?:(?:no|yes|ok|okay|cool|great|nice|continue|(?:good)?bye)\W*)+": "fine",
+    r"さようなら|はい|いいえ|了解.{0,5}|わかりました": "fine",
     r"(?:hi|hello|hey|good \w+)(?: there| all)?|help(?: me)?|(?:who|how) are you": "about",
-    r"what is (?:this|it)|what (?:are|can|do) you.{0,20}|what can (?:i|it) (?:ask|do)": "about",
-    r"こんにちは|こんばんは|おはよう.{0,5}|ヘルプ|使い方.{0,10}|これは何.{0,10}": "about",
-    r".{0,6}(?:誰|何[がを]?でき).{0,10}": "about",
+    r"what is (?:this|it)(?: project| server| app)?(?: for)?|what can (?:i|it) (?:ask|do)": "about",
+    r"what (?:are|can|do) you.{0,20}|(?:what|which) tools\b.{0,20}": "about",
+    r"こんにちは|こんばんは|おはよう.{0,5}|ヘルプ|使い方.{0,10}": "about",
+    r"(?:これ|このプロジェクト)は何.{0,10}|.{0,6}(?:誰|何[がを]?でき).{0,10}": "about",
+    r".{0,4}ツール(?:は何|が).{0,10}": "about",
     r"(?:please |can you |could you )*(?:write|translate|draw|tell me an?)\b.*": "cannot",
     r".*(?:書いて|訳して|要約して|描いて)(?:ください|下さい)?": "cannot",
 }
@@ -115,10 +124,11 @@ REWRITES = {
     rf"{NUMBER}の(\d+) ?%": r"\1 * \2 / 100",
     rf"\bdouble (that|it|{NUMBER})": r"\1 * 2",
     r"[をの](\d+)倍": r" * \1",
-    r"\bplus (?=\d)": "+ ",
-    r"\bminus (?=\d)": "- ",
-    r"\btimes (?=\d)": "* ",
-    r"\bdivided by (?=\d)": "/ ",
+    r"(?:\bplus|たす) ?(?=\d)": "+ ",
+    r"(?:\bminus|ひく) ?(?=\d)": "- ",
+    r"(?:\btimes |\bx |(?<=\d)x|かける ?)(?=\d)": "* ",
+    r"(?:\bdivided by|わる) ?(?=\d)": "/ ",
+    r"\bto the power of (?=\d)": "** ",
 }
 # Two signs that a message means the earlier result: it begins with an operator, or a pronoun stands
 # before an operator.
@@ -128,7 +138,14 @@ EARLIER = re.compile(r"(?:\A(?:and |then )*(?!-\d)|\b(?:that|it)|それ|これ) 
 PART = r"(?:[\d()+\-*/]|\.(?=\d))"
 RUN = re.compile(rf"(?<![A-Za-z_:.\d()+\-*/])({PART}(?: ?{PART})*)([A-Za-z_:]?)")
 SUM = re.compile(r"\d[) ]*[-+*/][-+*/() ]*\d")
-WAIT = re.compile(r"\bwait (?:for )?(\d{1,6}(?:\.\d+)?)( ?min)?|(\d{1,6})(?:秒|(分))")
+# What `calculate` refuses, with a sentence that says what it can do.
+OTHER_SUM = re.compile(r"\d ?% off|\b(?:root|factorial) of|\b(?:sqrt|sin|cos|log)\(|平方根|階乗")
+UNITS = {"": 1, "秒": 1, "min": 60, "分": 60, "hour": 3600, "時間": 3600, "day": 86400, "日": 86400}
+UNITS |= {"week": 7 * 86400, "month": 30 * 86400, "year": 365 * 86400}
+WAIT = re.compile(
+    r"\bwait (?:for )?(\d{1,6}(?:\.\d+)?) ?(min|hour|day|week|month|year|)"
+    r"|(\d{1,6})(秒|分|時間(?=.{0,2}待)|日(?=.{0,2}待))"
+)
 TIME = re.compile(
     r"what time|\b(?:time|date) (?:is it|in|now)\b|\bthe (?:time|date)(?: now| today| in\b|\W*\Z)"
     r"|何時(?!間)|時刻"
@@ -142,7 +159,8 @@ CITIES |= {"ニューヨーク": "America/New_York", "シドニー": "Australia/
 def read(question: str, history: Sequence[Message]) -> str | list[ToolCall]:
     """Return the tool calls that a question asks for, or the key of a line in LINES."""
     text = unicodedata.normalize("NFKC", question).lower()
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", text).translate(str.maketrans("×÷−", "*/-"))
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+    text = text.translate(str.maketrans({"×": "*", "÷": "/", "−": "-", "^": "**"}))
     for pattern, replacement in REWRITES.items():
         text = re.sub(pattern, replacement, text)
     if EARLIER.search(text):
@@ -151,19 +169,22 @@ def read(question: str, history: Sequence[Message]) -> str | list[ToolCall]:
         if result is None:
             return "no_result"
         text = EARLIER.sub(f"({result}) " if result < 0 else f"{result} ", text)
+    text = GREETING.sub("", text)
     for pattern, line in SMALL_TALK.items():
         if re.fullmatch(f"(?s){pattern}", text.strip(" \n.?!,、。")):
             return line
     calls = []
-    for seconds, minutes, seconds_ja, minutes_ja in WAIT.findall(text):
-        wanted = float(seconds or seconds_ja) * (60 if minutes or minutes_ja else 1)
+    for number, unit, number_ja, unit_ja in WAIT.findall(text):
+        wanted = float(number or number_ja) * UNITS[unit or unit_ja]
         calls.append(call("wait", seconds=wanted))
     for run, after in RUN.findall(WAIT.sub(" ", text)):
         if SUM.search(run) and not after:
             calls.append(call("calculate", expression=run))
+    if not calls and OTHER_SUM.search(text):
+        calls.append(call("calculate", expression=text[:MAX_QUERY_CHARS]))
     if TIME.search(text):
         zones, city = cities()
-        for zone in [zones[name] for name in city.findall(text)] or ["UTC"]:
+        for zone in [zones[name] for name in city.findall(text.replace("_", " "))] or ["UTC"]:
             calls.append(call("current_time", timezone=zone))
     query = " ".join(question.split())[:MAX_QUERY_CHARS]
     return calls or [call("search_docs", query=query)]
@@ -203,7 +224,8 @@ def describe(message: ToolMessage, ja: bool) -> str:
             name = zone.rsplit("/", 1)[-1].replace("_", " ")
             if ja:
                 name = next((name for name in CITIES if CITIES[name] == zone), name)
-            return say("time", ja, name, time[11:16], day, time[:10], time[19:])
+            told = say("time", ja, name, time[11:16], day, time[:10], time[19:])
+            return told if zone != "UTC" else told + say("utc", ja)
         case {"waited_s": seconds}:
             return say("wait", ja, seconds)
         case {"hits": []}:
@@ -226,7 +248,8 @@ def say(key: str, ja: bool, *values: object) -> str:
 
 ABOUT_ENGLISH = """\
 I am the **demo model** of this server. I need no key and no network: I read your \
-message by plain rules and call real tools. Try one of these:
+message by plain rules and call real tools: `search_docs`, `calculate`, `current_time` and `wait`. \
+Try one of these:
 
 - “How do I change the port?” searches the documents
 - “What is 15% of 80?”, and then “double that”
@@ -236,7 +259,7 @@ For a real model, set `OPENAI_API_KEY`, or `OPENAI_BASE_URL` for a server of you
 the server again."""
 ABOUT_JAPANESE = """\
 私はこのサーバーの**デモモデル**です。キーもネットワークも使わず、決まった規則でメッセージを読み、実際の\
-ツールを呼びます。たとえば:
+ツール(`search_docs`、`calculate`、`current_time`、`wait`)を呼びます。たとえば:
 
 - 「ポートの設定方法は?」でドキュメントを検索します
 - 「80の15%は?」、続けて「それを2倍して」で計算します
@@ -247,6 +270,10 @@ ABOUT_JAPANESE = """\
 LINES = {
     "about": (ABOUT_ENGLISH, ABOUT_JAPANESE),
     "thanks": ("You are welcome.", "どういたしまして。"),
+    "fine": (
+        "All right. “What can you do?” shows what you can ask.",
+        "わかりました。「何ができる?」で例を示します。",
+    ),
     "cannot": (
         "I am only a demo model, so I cannot do that. A real model can: set `OPENAI_API_KEY` or "
         "`OPENAI_BASE_URL` and start the server again.",
@@ -265,6 +292,10 @@ LINES = {
     "found": ("From the documents:", "ドキュメントからの引用です。"),
     "calculate": ("`{}` = **{}**", "`{}` = **{}** です。"),
     "time": ("It is **{1}** in {0} ({2} {3}, UTC{4}).", "{0}は **{1}** です({3}、UTC{4})。"),
+    "utc": (
+        " I found no city that I know, so this is UTC. Ask for a time zone such as Asia/Kolkata.",
+        "知っている都市名がないので UTC です。Asia/Kolkata のようなタイムゾーンでも聞けます。",
+    ),
     "wait": ("I waited {:g} s.", "{:g} 秒待ちました。"),
     "refused": ("That did not work: {}", "うまくいきませんでした。{}"),
 }

@@ -16,26 +16,31 @@ MAX_HITS = 3  # further hits are seldom about the question
 MAX_PASSAGE_CHARS = 600  # a paragraph or two
 MAX_BLOCK_CHARS = 1500  # a file tree or a short program, which is quoted whole or not at all
 TITLE_WEIGHT = 2
+PARAGRAPH = 45  # different words
+NEARLY = 0.8  # of the best score: a passage that is worth less is left out
 
 # Words of one meaning are read as the first word of their group. Commas separate the groups.
 GROUPS = """
-port ポート, setting configuration environment 設定, test pytest テスト, run 実行, log ログ,
-start install launch 起動 インストール, stop cancel abort 止め 停止 中止, event イベント,
-timeout time-out タイムアウト, resume reconnect disconnect last-event-id 再開 再接続 途中,
-proxy nginx caddy プロキシ, heartbeat ハートビート, error failure エラー, model llm モデル,
-graph グラフ, agent エージェント, container docker image deploy コンテナ デプロイ, file ファイル,
-server replica サーバ 複数, measurement measured fast speed performance 速 性能, example 例,
-tool ツール, database データベース, code コード, licence license ライセンス, document docs 文書,
-approval 承認, thread conversation 会話, delete forget 削除, token password login 認証,
-page javascript browser ページ ブラウザ
+port ポート, setting configuration environment 設定, test pytest テスト, run 実行, log ログ, start
+install launch 起動 インストール, stop cancel abort quit 止め 停止 中止, event イベント, timeout
+time-out タイムアウト, error failure エラー, heartbeat ハートビート, graph グラフ, resume reconnect
+disconnect last-event-id connection dropped continue wifi tab 再開 再接続 途中, proxy nginx caddy
+balancer プロキシ, model llm claude gemini anthropic モデル, agent エージェント, container docker
+deploy コンテナ デプロイ, file ファイル, image upload pdf 画像, server replica copies サーバ 複数,
+measurement measured fast speed performance 速 性能, example 例, tool ツール, database
+データベース, code コード, approval 承認, licence license free commercially ライセンス 無料 商用,
+request api リクエスト, document docs documentation reference 文書, thread conversation history
+会話 履歴, keep kept store save saved 保存, delete forget 削除, token password login 認証, page
+javascript browser ページ ブラウザ
 """
 # These words say that something is asked, not what is asked for.
 QUESTION_WORDS = """
-a about all an and any are as at be behind can change connect could did do does explain find for
-from get give have how i in is it its know like make many me mean my need of on or our own please
-see set setting should show some tell than that the them there this to up use using want was we
-what when where which who why will with work would you your 方法 必要 場合 検索 種類 自分 説明
-一覧 追加
+a about all already an and another answer any anything app are as at be behind can change close
+company connect could did do does explain find for from get give happen has have how i if in
+instead into is it its know like make many me mean middle my need of on one or our own please see
+set setting should show some something still tell than that the them there this three through to
+two up use using version want was we what when where which who why will with work would you your
+方法 必要 場合 検索 種類 自分 説明 一覧 追加
 """
 # Hiragana are left out: Japanese writes its grammar in them. A run of kanji may be several words,
 # so it is compared by its pairs.
@@ -44,7 +49,7 @@ OTHER = re.compile(r"[^\W\u3005-\u9fff]+(?:-[^\W\u3005-\u9fff]+)*")
 
 
 def stem(word: str) -> str:
-    return re.sub(r"(?<=\w\w\w)(?:ing|ed|e|s)+$", "", word)
+    return re.sub(r"(?<=\w\w\w)(?:ing|ed|est|e|s)+$", "", word)
 
 
 MEANING = {
@@ -79,16 +84,15 @@ class Passage:
 def search(passages: list[Passage], question: str) -> list[Passage]:
     """Return at most MAX_HITS passages of different sections, best first.
 
-    A word counts by its rarity. In a title it counts once more, by the share of the title that the
-    question names. The sum counts by the share of the question that the passage has.
+    A word counts by its rarity, and little if no passage has it. In a title it counts once more, by
+    the share of the title that the question names. The sum counts by the share of the question that
+    the passage has, and less in a long passage, which has many words by chance.
     """
     words = words_of(question)
     # A question of these words alone, such as "How does it work?", can still name a title.
     asked = words - ASKING or words.intersection(chain(*(each.title for each in passages)))
-    rarity = {
-        word: math.log(1 + len(passages) / (1 + sum(word in each.words for each in passages)))
-        for word in asked
-    }
+    having = {word: sum(word in each.words for each in passages) for word in asked}
+    rarity = {word: math.log(1 + len(passages) / n) if n else 1 for word, n in having.items()}
 
     def worth(words: Iterable[str]) -> float:
         return sum(rarity[word] for word in words)
@@ -98,12 +102,13 @@ def search(passages: list[Passage], question: str) -> list[Passage]:
         if worth(found) <= worth(asked) / 3:
             return 0
         share = len(named) / max(1, len(passage.title - (ASKING - asked)))
-        return (worth(found) + TITLE_WEIGHT * share * worth(named)) * worth(found) / worth(asked)
+        length = max(PARAGRAPH, len(passage.words))
+        return (worth(found) + TITLE_WEIGHT * share * worth(named)) * worth(found) / length**0.5
 
     scored = sorted(((score(each), each) for each in passages), key=lambda pair: -pair[0])
     hits: dict[tuple[str, str], Passage] = {}
     for value, passage in scored:
-        if value > scored[0][0] / 2:
+        if value > scored[0][0] * NEARLY:
             hits.setdefault((passage.source, passage.heading), passage)
     return list(hits.values())[:MAX_HITS]
 
@@ -162,11 +167,13 @@ def sections(text: str, heading: str) -> Iterator[tuple[str, list[str]]]:
 def passages_of(source: str, heading: str, blocks: list[str]) -> Iterator[Passage]:
     """Yield a passage for each block of a section.
 
-    Its title is the heading; a row of a table has its first cell as its title.
+    Its title is the heading, whose words the first block has, too; the title of a table's row is
+    its first cell.
     """
     head = ""
     for number, block in enumerate(blocks):
-        title, text, words = heading, quotation(blocks[number:]), words_of(f"{heading}\n{block}")
+        title, text = heading, quotation(blocks[number:])
+        words = words_of(block if number else f"{heading}\n{block}")
         if TABLE.fullmatch(block):
             head = block
         elif block.startswith("|"):

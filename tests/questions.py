@@ -86,3 +86,55 @@ Dockerで動かすには?                     | container | docker build
 Pythonで配列を逆順にする関数を書いて    | (cannot) | OPENAI_API_KEY
 """
 QUESTIONS = [[cell.strip() for cell in row.split("|")] for row in TABLE.strip().split("\n")]
+
+# What newcomers asked later: their own words, whole sentences, and more than the question.
+MORE_TABLE = """
+Port 8000 is already used on my computer, how can I use another one? | settings | `PORT`
+Thank you, and how do I change the port? | settings | `PORT`
+How long can a run take?                | settings | `RUN_TIMEOUT_S`
+How long is a run kept after it ends?   | settings | `RUN_TTL_S`
+How many runs can there be at once?     | settings | `MAX_RUNS`
+Why do I get a CORS error from my Vue app? | settings | `CORS_ORIGINS`
+How do I see the logs?                  | settings | `LOG_LEVEL`
+Where are conversations stored?         | settings/not/graph |
+Where is the chat history saved?        | settings/not/graph |
+My wifi dropped in the middle of an answer. Does the answer continue? | resume/protocol |
+What happens if I close the tab?        | resume/settings/code/protocol |
+What happens if my connection drops?    | resume/settings/protocol |
+What licence is it under, can I use it in my company? | more | MIT
+Is it free?                             | more | MIT
+Can I use this commercially?            | more | MIT
+Can I upload a PDF?                     | not/settings | files and images
+Can I send an image?                    | not/settings | files and images
+I want to run three copies behind a load balancer | settings/container | REDIS_URL
+My company uses a reverse proxy; will it still work? | container/settings |
+Can I use Claude or Gemini instead of OpenAI? | model/settings | OPENAI
+Where is the API documentation?         | protocol/more | docs/
+I have a LangGraph graph already in my project. How can I plug it into this server? | graph | AGENT
+How do I stop the server?               | start | Ctrl-C
+How do I run it in Docker?              | container | docker
+How do I run the tests in Docker?       | tests/container |
+What Python version do I need?          | start | 3.11
+Does it run on Windows?                 | start | PowerShell
+ログを見るには?                         | settings | `LOG_LEVEL`
+サーバーを止めるには?                   | start | Ctrl-C
+会話は保存されますか                    | settings/not/graph |
+無料ですか                              | more | MIT
+画像を送れますか                        | not/settings | files and images
+Hello! What is this?                    | (about) | port
+hello, who are you?                     | (about) | port
+What is this project?                   | (about) | port
+Which tools do you have?                | (about) | `current_time`
+What can you do for me?                 | (about) | port
+このプロジェクトは何ですか              | (about) | 2倍
+ツールは何がありますか                  | (about) | `current_time`
+こんにちは、何ができますか              | (about) | 2倍
+thank you very much!                    | (thanks) |
+どうも                                  | (thanks) |
+no                                      | (fine) |
+ok, cool                                | (fine) |
+continue                                | (fine) |
+さようなら                              | (fine) |
+How do I bake bread?                    | (none) |
+"""
+MORE = [[cell.strip() for cell in row.split("|")] for row in MORE_TABLE.strip().split("\n")]

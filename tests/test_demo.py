@@ -22,7 +22,7 @@ from builtin import demo
 from builtin.agent import built_in
 from builtin.demo import LINES, PIECE, DemoModel, reply
 from builtin.search import read_passages, search
-from tests.questions import HEADINGS, QUESTIONS
+from tests.questions import HEADINGS, MORE, QUESTIONS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 Talk = Callable[..., list[tuple[list[str], str]]]
@@ -75,6 +75,11 @@ def test_nearly_all_of_a_newcomers_questions_get_the_expected_answer_first(talk:
     assert len(QUESTIONS) == 60
     wrong = [row for row in QUESTIONS if not is_expected(talk(row[0])[0][1], *row[1:])]
     assert len(wrong) <= 3, wrong
+
+
+def test_nearly_all_further_questions_get_the_expected_answer_first(talk: Talk) -> None:
+    wrong = [row for row in MORE if not is_expected(talk(row[0])[0][1], *row[1:])]
+    assert len(wrong) <= 4, wrong
 
 
 @pytest.mark.parametrize("heading", HEADINGS.values())
@@ -132,6 +137,10 @@ time in Lisbon, Oslo → current_time Europe/Lisbon; current_time Europe/Oslo
 wait 5 seconds → wait 5.0 | Please wait for 2.5 s. → wait 2.5 | 5秒待って → wait 5.0
 1分待って → wait 60.0 | wait 2 minutes → wait 120.0
 12 * (3 + 4) と東京の時刻は? → calculate 12 * (3 + 4); current_time Asia/Tokyo
+wait 2 hours → wait 7200.0 | wait 2 days → wait 172800.0 | 2時間待って → wait 7200.0
+2^10 → calculate 2**10 | 10たす5 → calculate 10+ 5 | 12 x 4 → calculate 12 * 4
+what is 7 x 8? → calculate 7 * 8 | 3x4 → calculate 3* 4
+what is the time in America/New_York? → current_time America/New_York
 Wait 8 seconds, then tell me → wait 8.0 | wait 3 seconds and 1 + 1 → wait 3.0; calculate 1 + 1
 """
 SEARCHES = """
@@ -241,6 +250,9 @@ Hello! → OPENAI_API_KEY | what can you do? → OPENAI_BASE_URL | こんにち�
 thanks! → welcome | 何ができる? → それを2倍して | zebra? → found nothing
 シマウマは? → 見つかりませんでした
 1 + 1 → `1 + 1` = **2** | wait 100 seconds → That did not work: I can wait 0 to 60
+wait 2 hours → I can wait 0 to 60 seconds | what time is it in Mumbai → no city that I know
+大阪の時刻は? → UTC です | what is the square root of 16 → I can calculate
+20% off 50 → I can calculate
 1/0 は? → うまくいきませんでした。Division
 """
 
