@@ -147,7 +147,8 @@ WAIT = re.compile(
     r"|(\d{1,6})(秒|分|時間(?=.{0,2}待)|日(?=.{0,2}待))"
 )
 TIME = re.compile(
-    r"what time|\b(?:time|date) (?:is it|in|now)\b|\bthe (?:time|date)(?: now| today| in\b|\W*\Z)"
+    r"what time|\b(?:time|date) (?:is it|in|now)\b"
+    r"|\bthe (?:time|date)(?: now| today| in\b|\W*(?:please\W*)?\Z)"
     r"|何時(?!間)|時刻"
 )
 # The other cities are those of the time zones' names.
@@ -159,8 +160,8 @@ CITIES |= {"ニューヨーク": "America/New_York", "シドニー": "Australia/
 def read(question: str, history: Sequence[Message]) -> str | list[ToolCall]:
     """Return the tool calls that a question asks for, or the key of a line in LINES."""
     text = unicodedata.normalize("NFKC", question).lower()
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
-    text = text.translate(str.maketrans({"×": "*", "÷": "/", "−": "-", "^": "**"}))
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", text).translate(str.maketrans("×÷−", "*/-"))
+    text = text.replace("^", "**")
     for pattern, replacement in REWRITES.items():
         text = re.sub(pattern, replacement, text)
     if EARLIER.search(text):

@@ -103,7 +103,9 @@ def search(passages: list[Passage], question: str) -> list[Passage]:
             return 0
         share = len(named) / max(1, len(passage.title - (ASKING - asked)))
         length = max(PARAGRAPH, len(passage.words))
-        return (worth(found) + TITLE_WEIGHT * share * worth(named)) * worth(found) / length**0.5
+        return (
+            (worth(found) + TITLE_WEIGHT * share * worth(named)) * worth(found) / math.sqrt(length)
+        )
 
     scored = sorted(((score(each), each) for each in passages), key=lambda pair: -pair[0])
     hits: dict[tuple[str, str], Passage] = {}

@@ -177,6 +177,7 @@ HOSTILE_UNITS = r"""
 1|(|)|1+|1-1,|((1|1.|1-|%|1%|1 |1 1|1e|sqrt(|-(|東京|東京と時刻|what |my |の|1の|0|a|9**|/|A/B|!
 2026-|,000|1に|1の1%|x,|tokyo time in |wait 1 |in a |and |and B |\n|it |it -|thanks |what time
 1 +1 and how nginx |times 1 |( |- |1% |1 + |and Ab |#|please |search |書いて|divide |は|today
+no |hello, how
 """
 
 
