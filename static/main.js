@@ -59,6 +59,7 @@ const actions = {
     follow(turn, { call: (options) => streamChat(null, { ...options, threadId: state.threadId, resume: answer }), resumes: true }),
   questionChanged: () => {
     showComposer();
+    showReady();
     toEnd();
     message.focus();
   },
@@ -431,10 +432,10 @@ function showThreads() {
 
 function showReady() {
   if (state.running || state.reading || composer.hidden) return;
-  showState(!navigator.onLine ? "offline" : state.away ? "away" : asking() ? "asking" : "ended");
+  showState(!navigator.onLine ? "offline" : state.away ? "away" : asking()?.questions ? "asking" : "ended");
 }
 
-/** Keeps what is being written for a reload, which would lose it. */
+/** Keeps what is being written for a reload. */
 function keepDraft() {
   visit.set("draft", message.value);
 }
@@ -484,7 +485,7 @@ composer.addEventListener("submit", (event) => {
   const asked = asking();
   if (!text.trim() || state.running || state.reading) return;
   const answers = asked?.questions?.composer;
-  // A text that is meant for the agent's question must not begin a turn.
+  // A text meant for the agent's question must not begin a turn.
   if (asked && !answers?.submit) return;
   // It stays the draft until the server has taken it.
   message.value = "";
