@@ -23,6 +23,13 @@ BURST_S = 20 * WRITE_EVERY_S
 """A token bucket for each reader: twenty writes at once, then one for each frame of a screen. What
 a fast model makes in between goes out in one write (write coalescing)."""
 
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    # nginx would otherwise collect the stream before it passes it on.
+    "X-Accel-Buffering": "no",
+}
+
 logger = logging.getLogger("chat")
 
 
@@ -47,16 +54,7 @@ async def follow(
     settings, loop, run = request.app[SETTINGS], asyncio.get_running_loop(), turn[-1]
     if run.log.closed and after == run.log.last_id:
         return web.Response(status=204)
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache, no-transform",
-            # nginx would otherwise collect the stream before it passes it on.
-            "X-Accel-Buffering": "no",
-            **run_headers(run),
-            **(headers or {}),
-        }
-    )
+    response = web.StreamResponse(headers={**HEADERS, **run_headers(run), **(headers or {})})
     if request.version < (1, 1):  # Nothing but the connection's end marks the stream's end.
         response.force_close()
     run.join()
