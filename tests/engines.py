@@ -72,7 +72,7 @@ class RedisServer:
                 if answers(client):
                     return
             assert time.monotonic() < ends, (self._folder / "redis.log").read_text()
-            time.sleep(0.01)
+            time.sleep(0.01)  # Redis does not tell when it is ready.
 
     def client(self) -> Any:
         return Redis.from_url(self.url, socket_timeout=5, retry=None)

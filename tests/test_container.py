@@ -113,7 +113,7 @@ def debian(request: pytest.FixtureRequest) -> Path:
 
 
 def pip_conf() -> str:
-    """Return where pip finds its packages on this machine, if a container can reach that, too."""
+    """Return a pip.conf with this machine's package indexes, if a container can reach them."""
     listed = run(sys.executable, "-m", "pip", "config", "list").splitlines()
     # The environment's options are called ":env:", come last like this, and win.
     options = dict(

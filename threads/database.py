@@ -195,7 +195,7 @@ class Saver(BaseCheckpointSaver[Any]):
             configurable.get(MAY_WRITE),
         )
         if metadata.get("source") == "input" and not configurable.get("checkpoint_ns"):
-            # A new turn needs no more of the turns before than their newest checkpoint.
+            # Of earlier turns, a new turn needs the newest checkpoint alone.
             # A delta channel's value is spread over old checkpoints: PostgreSQL's saver refuses.
             with suppress(Unavailable, NotImplementedError):
                 thread_id, first = configurable["thread_id"], checkpoint["id"]

@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def of_a_request(requests: int) -> Iterator[str]:
-    """Yield where the server is between a request's first byte and its first token."""
+    """Yield a table of the functions that run from a request's first byte to its first token."""
     with running(OURS_ALONE):
         untouched_us = median(lengths_us(asyncio.run(asked(requests))))
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def of_a_request(requests: int) -> Iterator[str]:
             windows = asyncio.run(asked(requests))
             process.signal(signal.SIGUSR1)
             while not path.exists():
-                time.sleep(0.1)
+                time.sleep(0.1)  # The sampler writes it; nothing else tells.
         windows.sort(key=lambda window: window[1] - window[0])
         usual = sorted(windows[: len(windows) * 9 // 10])  # Not those that something else slowed.
         stacks = [*within(usual, json.loads(path.read_text()))]
@@ -294,7 +294,7 @@ def imported_us(path: str) -> Counter[str]:
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         while not answers(f"http://127.0.0.1:{PORT}{path}"):
-            time.sleep(0.002)
+            time.sleep(0.002)  # Nothing else tells that it listens.
         process.kill()
         process.wait()
         log.seek(0)
