@@ -41,8 +41,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from events import EventLog, Unavailable
+from runs.redis_runs import LOST, RENEW_S, ForeignRun, OwnLog, is_a, now
 from runs.run import Limits, Run
-from runs.shared import LOST, RENEW_S, ForeignRun, OwnLog, is_a, now
 
 LEASE_MS = 3000
 RETRY_S = 0.1

@@ -1,6 +1,6 @@
 """A run that several servers share: its log as one server knows it, and a run of another server.
 
-`runs.redis` carries frames and wishes between the servers. Nothing in here knows Redis.
+`runs.redis` carries frames and wishes between the servers. Nothing in here talks to Redis.
 """
 
 from __future__ import annotations
