@@ -22,6 +22,7 @@ from langgraph.types import Command
 
 from events import Asked, Refused, StreamEvent
 from graphs import messages
+from graphs.document import document
 from graphs.failures import FAILURES, EmptyAnswer, Failure
 from graphs.load import Graph, as_graph, read_context
 from graphs.messages import Usage
@@ -50,6 +51,10 @@ class Saved(NamedTuple):
     """The interrupts that wait for a person, by id. Empty at a static breakpoint, which waits
     without one; None if the thread does not wait."""
 
+    def document(self) -> list[dict[str, Any]]:
+        """Return the messages as the contract's thread document has them."""
+        return document(self.messages)
+
 
 class Agent:
     """One graph and its threads. ``name`` and ``model`` are shown to people.
@@ -68,6 +73,14 @@ class Agent:
         """Use this checkpointer, unless the graph brought its own."""
         if not self._has_own_checkpointer:
             self.graph = self.graph.copy({"checkpointer": saver})
+
+    @property
+    def title(self) -> str:
+        """What is served, for a person."""
+        if self.model is None:
+            return self.name
+        about = "demo model, no key needed" if self.model == "demo" else self.model
+        return f"the {self.name} agent ({about})"
 
     @property
     def memory(self) -> Memory | None:

@@ -18,29 +18,30 @@ if sys.version_info < (3, 11):
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from agent import Agent
 from dialects import ai_sdk
 from edge import foreign, requests
-from edge.requests import RUNS, SETTINGS, USER, send_json
-from edge.settings import VERSION, SettingError, Settings, misspelt, read_settings
+from edge.requests import OPENING, RUNS, SETTINGS, USER, send_json
+from edge.settings import VERSION, Settings, misspelt, read_settings
 from edge.streams import follow, run_headers
-from events import Refused, Unavailable
-from graphs.document import document
-from graphs.load import AgentError, find, make
-from runs.registry import MemoryStore, Registry, Store
-from runs.run import AnyRun
-from threads.memory import Memory
+from events import Refused, SettingError, Unavailable
+
+if TYPE_CHECKING:
+    # To import these at once would bring LangGraph in before the page is served.
+    from agent import Agent
+    from runs.registry import Registry
+    from runs.run import AnyRun
 
 STATIC = Path(__file__).resolve().parent / "static"
 
@@ -59,7 +60,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     if ai_sdk.is_request(body):
         return await foreign.ai_sdk_chat(request, body)
     asked = requests.read_chat(request, body, digest)
-    run = await request.app[RUNS].start(asked)
+    run = await request[RUNS].start(asked)
     if "respond-async" in ",".join(request.headers.getall("Prefer", [])).lower():
         about = {"run_id": run.id, "thread_id": run.asked.thread_id}
         response = send_json({**about, "events": run_headers(run)["Location"]}, 202)
@@ -92,18 +93,18 @@ async def cancel(request: web.Request) -> web.StreamResponse:
 
 
 async def find_run(request: web.Request) -> AnyRun:
-    return await request.app[RUNS].get(request.match_info["run_id"], request[USER])
+    return await request[RUNS].get(request.match_info["run_id"], request[USER])
 
 
 @routes.get("/api/threads/{thread_id}", allow_head=False)
 async def thread_state(request: web.Request) -> web.StreamResponse:
     """Return the conversation so far, and what the thread waits for."""
-    runs, asked = request.app[RUNS], requests.read_thread(request)
+    runs, asked = request[RUNS], requests.read_thread(request)
     run = await runs.running_of(asked.thread)
     saved = await runs.agent.saved(asked.thread)
     if not run and not saved:
         raise Refused("unknown_thread")
-    messages = document(saved.messages if saved else [])
+    messages = saved.document() if saved else []
     if run and run.question_id not in (None, *(each.get("id") for each in messages)):
         # The graph may not have saved the question yet.
         messages.append({"role": "user", "id": run.question_id, "content": run.asked.message})
@@ -119,14 +120,14 @@ async def thread_state(request: web.Request) -> web.StreamResponse:
 
 @routes.delete("/api/threads/{thread_id}")
 async def delete_thread(request: web.Request) -> web.StreamResponse:
-    await request.app[RUNS].forget(requests.read_thread(request))
+    await request[RUNS].forget(requests.read_thread(request))
     return web.Response(status=204)
 
 
 @routes.get("/api/info", allow_head=False)
 async def info(request: web.Request) -> web.StreamResponse:
     """Return what the page shows before the first message."""
-    settings, agent = request.app[SETTINGS], request.app[RUNS].agent
+    settings, agent = request.app[SETTINGS], request[RUNS].agent
     names = ("heartbeat_s", "run_timeout_s", "max_runs", "max_run_bytes", "max_body_bytes")
     limits = {name: getattr(settings, name) for name in names}
     limits["message_chars"] = requests.MESSAGE_CHARS
@@ -136,7 +137,7 @@ async def info(request: web.Request) -> web.StreamResponse:
 
 @routes.get("/healthz")
 async def healthz(request: web.Request) -> web.StreamResponse:
-    runs = request.app[RUNS]
+    runs = request[RUNS]
     if runs.draining:
         return send_json({"status": "draining"}, 503)
     try:
@@ -154,8 +155,8 @@ async def page(request: web.Request) -> web.StreamResponse:
 # ------------------------------------------------------------------------------- start and stop
 
 
-def create_app(settings: Settings, agent: Agent) -> web.Application:
-    """Return the application that serves this agent."""
+def create_app(settings: Settings, agent: Agent | None = None) -> web.Application:
+    """Return the application that serves this agent, or the one that the settings name."""
     app = web.Application(middlewares=[requests.guard], client_max_size=settings.max_body_bytes)
     app[SETTINGS] = settings
     app.cleanup_ctx.append(lambda app: keep_runs(app, agent))
@@ -164,35 +165,19 @@ def create_app(settings: Settings, agent: Agent) -> web.Application:
     return app
 
 
-async def keep_runs(app: web.Application, agent: Agent) -> AsyncIterator[None]:
-    """Open Redis and the database, if they are set, and close them after the last run."""
-    settings = app[SETTINGS]
-    store: Store = MemoryStore()
+async def keep_runs(app: web.Application, agent: Agent | None) -> AsyncIterator[None]:
+    """Begin to open the runs; at the end close what was opened, after the last run."""
     async with AsyncExitStack() as engines:
-        agent.keep_threads_in(Memory(settings.max_threads))
-        try:
-            name = "DATABASE_URL"
-            if settings.database_url:
-                from threads.database import open_database
-
-                database = open_database(settings.database_url)
-                agent.keep_threads_in(await engines.enter_async_context(database))
-            name = "REDIS_URL"
-            if settings.redis_url:
-                from runs.redis import open_redis
-
-                redis = open_redis(settings.redis_url, settings)
-                store = await engines.enter_async_context(redis)
-        except ImportError as error:
-            install = f"{sys.executable} -m pip install -r deploy/requirements.txt"
-            raise SettingError(f"{name} wants the package of {error.name}: {install}") from error
-        except Exception as error:
-            # Not the exception's text, which may have the password.
-            got = type(error).__name__
-            raise SettingError(f"{name} wants an engine that answers, got {got}") from error
-        app[RUNS] = Registry(settings, agent, store)
+        app[OPENING] = asyncio.create_task(open_runs(app[SETTINGS], agent, engines))
         yield
-        await app[RUNS].drain(0)
+        await (await app[OPENING]).drain(0)
+
+
+async def open_runs(settings: Settings, agent: Agent | None, engines: AsyncExitStack) -> Registry:
+    """Import LangGraph in a thread, so that the page is served meanwhile, then open the runs."""
+    start = await asyncio.to_thread(importlib.import_module, "edge.start")
+    runs: Registry = await start.open_runs(settings, agent, engines)
+    return runs
 
 
 async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, str]:
@@ -223,31 +208,18 @@ async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRun
     return runner, f"http://{f'[{address}]' if ':' in address else address}:{port}"
 
 
-async def choose_agent(settings: Settings, found: Any) -> tuple[Agent, str]:
-    """Return what AGENT names, else the built-in agent; and what that is, for a person."""
-    if settings.agent:
-        return Agent(await make(found, settings.agent), settings.agent), settings.agent
-    from builtin.agent import built_in
-
-    graph, model = built_in(
-        docs=Path(settings.docs_dir or STATIC.parent / "README.md"),
-        tokens_per_s=settings.demo_tokens_per_s,
-        api_key=settings.openai_api_key,
-        base_url=settings.openai_base_url,
-        model=settings.openai_model,
-    )
-    about = "demo model, no key needed" if model == "demo" else model
-    return Agent(graph, "built-in", model), f"the built-in agent ({about})"
-
-
-async def serve(settings: Settings, found: Any) -> None:
+async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C, then shut down in order; a second signal ends it at once."""
     loop = asyncio.get_running_loop()
     # A stopped synchronous tool keeps its thread until it returns: have more threads than runs.
     loop.set_default_executor(ThreadPoolExecutor(settings.max_runs + 32))
-    agent, about = await choose_agent(settings, found)
-    app = create_app(settings, agent)
+    app = create_app(settings)
     runner, url = await listen(app, settings.host, settings.port)
+    try:
+        runs = await app[OPENING]
+    except SettingError:
+        await runner.cleanup()
+        raise
     stop = asyncio.Event()
 
     def on_signal(*_: Any) -> None:
@@ -264,9 +236,9 @@ async def serve(settings: Settings, found: Any) -> None:
     gc.set_threshold(10_000)
     if "*" in settings.hosts and not (settings.api_token or settings.user_header):
         logger.warning("HOST is not loopback: without API_TOKEN or USER_HEADER anybody may use it")
-    print(f"Serving {about} on {url}; Ctrl-C stops", flush=True)
+    print(f"Serving {runs.agent.title} on {url}; Ctrl-C stops", flush=True)
     await stop.wait()
-    runs, grace_s = app[RUNS], settings.shutdown_grace_s
+    grace_s = settings.shutdown_grace_s
     if runs.running:
         waiting = f"Waiting up to {grace_s:g} s for running runs ({runs.running})"
         print(f"{waiting}; Ctrl-C again stops at once", flush=True)
@@ -298,9 +270,14 @@ def main() -> None:
         logger.setLevel(settings.log_level.upper())
         for name, meant in misspelt(os.environ):
             logger.warning("the variable %s is no setting; is %s meant?", name, meant)
-        found = find(settings.agent) if settings.agent else None
-        run_to_the_end(serve(settings, found))
-    except (SettingError, AgentError) as error:
+        if settings.agent:
+            # Before the event loop runs, since what AGENT names may run one of its own; and after
+            # the server's modules, since it may have the name of one of them.
+            from edge.start import find
+
+            find(settings.agent)
+        run_to_the_end(serve(settings))
+    except SettingError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     logging.shutdown()

@@ -69,6 +69,10 @@ class Refused(Exception):
         self.details = details
 
 
+class SettingError(Exception):
+    """A setting has a value that cannot be used; the text is one line for a person."""
+
+
 class Unavailable(ConnectionError):
     """Redis or the database cannot be reached now."""
 

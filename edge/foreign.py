@@ -21,7 +21,7 @@ routes = web.RouteTableDef()
 
 async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Start a run that Vercel's AI SDK asks for, and stream it as the SDK wants it."""
-    runs, thread = request.app[RUNS], requests.thread_in(request, body, "id")
+    runs, thread = request[RUNS], requests.thread_in(request, body, "id")
     questions, saved = await runs.questions(thread), await runs.agent.saved(thread)
     asked = ai_sdk.read(body, questions, saved.pending if saved else None)
     run = await runs.start(replace(requests.checked(asked), user=request[USER]))
@@ -32,7 +32,7 @@ async def ai_sdk_chat(request: web.Request, body: dict[str, Any]) -> web.StreamR
 @routes.get("/api/chat/{thread_id}/stream", allow_head=False)
 async def ai_sdk_resume(request: web.Request) -> web.StreamResponse:
     """Stream a chat's newest message from its first frame; 204 if its runs are not kept."""
-    turn = await request.app[RUNS].newest_turn(requests.read_thread(request).thread)
+    turn = await request[RUNS].newest_turn(requests.read_thread(request).thread)
     if not turn:
         return web.Response(status=204)
     answers = [each.asked.resume for each in turn[1:]]
@@ -43,7 +43,7 @@ async def ai_sdk_resume(request: web.Request) -> web.StreamResponse:
 @routes.post("/api/chat/{thread_id}/stop")
 async def ai_sdk_stop(request: web.Request) -> web.StreamResponse:
     """Stop what runs in a chat; 204 also if nothing does."""
-    if run := await request.app[RUNS].running_of(requests.read_thread(request).thread):
+    if run := await request[RUNS].running_of(requests.read_thread(request).thread):
         await run.cancel()
     return web.Response(status=204)
 
@@ -51,7 +51,7 @@ async def ai_sdk_stop(request: web.Request) -> web.StreamResponse:
 @routes.post("/api/ag-ui")
 async def ag_ui_run(request: web.Request) -> web.StreamResponse:
     """Start a run that an AG-UI client asks for, or stream its newest turn again."""
-    runs, (body, _) = request.app[RUNS], await requests.read_body(request)
+    runs, (body, _) = request[RUNS], await requests.read_body(request)
     thread = requests.thread_in(request, body, "threadId")
     saved = await runs.agent.saved(thread)
     asked = ag_ui.read(body, saved.pending if saved else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -9,15 +10,17 @@ import logging
 import math
 import re
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from dialects import ai_sdk
 from edge.settings import Settings
-from events import Asked, EventLog, Refused, Unavailable
-from runs.registry import Registry
+from events import Asked, EventLog, Refused, SettingError, Unavailable
+
+if TYPE_CHECKING:
+    from runs.registry import Registry
 
 REFUSALS = {
     "invalid_json": (400, "The body is not JSON in UTF-8."),
@@ -62,7 +65,8 @@ MESSAGE_CHARS = 32_000
 THREAD_ID = "[A-Za-z0-9_-]{1,64}"
 
 SETTINGS = web.AppKey("settings", Settings)
-RUNS = web.AppKey("runs", Registry)
+OPENING: web.AppKey[asyncio.Task[Registry]] = web.AppKey("opening")
+RUNS: web.RequestKey[Registry] = web.RequestKey("runs")
 USER = web.RequestKey("user", str)
 
 logger = logging.getLogger("chat")
@@ -74,10 +78,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if check_access(request):
             return web.Response(status=204, headers=PREFLIGHT)
+        if request.path.startswith(("/api/", "/healthz")):
+            # Shielded: a client that leaves meanwhile must not cancel it.
+            request[RUNS] = await asyncio.shield(request.app[OPENING])
         return await handler(request)
     except Refused as refused:
         return refuse(request, refused)
-    except Unavailable:
+    except (Unavailable, SettingError):  # With the latter the server ends before it has begun.
         return refuse(request, Refused("unavailable"))
     except web.HTTPException as error:
         if error.status not in HTTP_CODES:

@@ -17,11 +17,9 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from events import SettingError
+
 VERSION = "0.2.0"
-
-
-class SettingError(Exception):
-    """A setting has an invalid value; the text is one line for a person."""
 
 
 class Kind(NamedTuple):

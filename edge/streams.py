@@ -7,13 +7,16 @@ import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from edge.requests import SETTINGS
 from events import HEARTBEAT, RETRY
-from runs.run import AnyRun
+
+if TYPE_CHECKING:
+    from runs.run import AnyRun
 
 WRITE_BYTES = 16_384
 """The size of one write. A reader must take each within SEND_TIMEOUT_S: see the contract."""

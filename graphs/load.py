@@ -25,6 +25,7 @@ from langgraph.pregel import Pregel
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from events import SettingError
 from graphs.messages import as_text
 
 HERE = Path(__file__).resolve().parent.parent
@@ -32,18 +33,14 @@ HERE = Path(__file__).resolve().parent.parent
 Graph = Pregel[Any, Any, Any, Any]
 
 
-class AgentError(Exception):
-    """The setting AGENT names nothing that can run; the text is one line for a person."""
-
-
 def find(spec: str) -> Any:
     """Return what ``module:attribute`` names, from the working directory or a package.
 
-    Raises AgentError.
+    Raises SettingError.
     """
     name, _, attribute = spec.partition(":")
     if not name or not attribute:
-        raise AgentError(f"AGENT wants module:attribute, got {spec!r}")
+        raise SettingError(f"AGENT wants module:attribute, got {spec!r}")
     sys.path.insert(0, os.getcwd())
     try:
         return attrgetter(attribute)(importlib.import_module(name))
@@ -51,12 +48,12 @@ def find(spec: str) -> Any:
         raise _failed(spec, error) from error
 
 
-def _failed(spec: str, error: BaseException) -> AgentError:
+def _failed(spec: str, error: BaseException) -> SettingError:
     line = f"AGENT wants module:attribute; {spec!r} cannot be loaded: "
     line += f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, ImportError | AttributeError) and (names := _hidden()):
         line += f"; the server has modules of its own named {', '.join(names)}: rename yours"
-    return AgentError(line)
+    return SettingError(line)
 
 
 def _hidden() -> list[str]:
@@ -70,7 +67,7 @@ def _hidden() -> list[str]:
 async def make(found: Any, spec: str) -> Runnable[Any, Any]:
     """Return the Runnable: what was found, or what it returns if it is a function.
 
-    Called where the event loop runs, since some checkpointers are made there. Raises AgentError.
+    Called where the event loop runs, since some checkpointers are made there. Raises SettingError.
     """
     try:
         if callable(found) and not isinstance(found, Runnable | StateGraph):
@@ -80,7 +77,7 @@ async def make(found: Any, spec: str) -> Runnable[Any, Any]:
     except (Exception, SystemExit) as error:
         raise _failed(spec, error) from error
     if why := await _unfit(found):
-        raise AgentError(f"AGENT wants a graph or another Runnable, got {spec!r}: {why}")
+        raise SettingError(f"AGENT wants a graph or another Runnable, got {spec!r}: {why}")
     runnable: Runnable[Any, Any] = found
     return runnable
 

@@ -17,7 +17,8 @@ from aiohttp import web
 
 import app as app_module
 from agent import Agent
-from app import RUNS, create_app
+from app import create_app
+from edge.requests import OPENING
 from edge.settings import Settings
 from runs.registry import Registry
 from tests.client import Client
@@ -94,7 +95,7 @@ async def start(log_in: dict[str, str]) -> AsyncIterator[Callable[..., Awaitable
             runner, url = await app_module.listen(app, "127.0.0.1", 0)
             stack.push_async_callback(runner.cleanup)
             server = await stack.enter_async_context(Server(url))
-            server.runs = app[RUNS]
+            server.runs = await app[OPENING]
             return server
 
         yield start

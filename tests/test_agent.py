@@ -30,8 +30,8 @@ from langgraph.types import Command, interrupt
 from pydantic import BaseModel
 
 from agent import Agent, Translator, Turn
-from events import Asked
-from graphs.load import AgentError, find, make
+from events import Asked, SettingError
+from graphs.load import find, make
 from tests.client import Event, check, kinds
 from tests.conftest import Server
 from tests.scripted import ScriptedModel, as_openai, call, loop_graph, scripted_agent
@@ -810,7 +810,7 @@ async def test_a_graph_keeps_its_own_checkpointer() -> None:
     ],
 )
 async def test_an_agent_that_cannot_run_is_refused_in_one_line(spec: str, expected: str) -> None:
-    with pytest.raises(AgentError) as caught:
+    with pytest.raises(SettingError) as caught:
         await make(find(spec), spec)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -13,7 +13,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from agent import Agent
-from edge.settings import SettingError, Settings, read_settings
+from edge.settings import Settings, read_settings
+from events import SettingError
 from tests.client import check, joined, kinds
 from tests.conftest import Server, on_both
 from tests.scripted import ScriptedModel, call, loop_graph, scripted_agent

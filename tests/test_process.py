@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from aiohttp import ClientError, ClientTimeout
 
-from tests.client import Stream, check, kinds
+from tests.client import Client, Stream, check, kinds
 from tests.conftest import ROOT, Process
+from tests.engines import free_port
 from tests.upstream import STALL, Upstream, text
 
 Launch = Callable[..., Awaitable[Process]]
@@ -457,3 +459,43 @@ async def test_ctrl_c_during_the_start_prints_no_traceback() -> None:
     _, said = await process.communicate()
     assert process.returncode == -signal.SIGINT
     assert b"Traceback" not in said
+
+
+HOLD_LANGGRAPH = """
+import sys, time
+from pathlib import Path
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        while name.startswith(("langchain", "langgraph")) and not Path("open").exists():
+            time.sleep(0.01)
+
+sys.meta_path.insert(0, Gate())
+"""
+
+
+async def test_the_page_is_served_while_the_agent_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOLD_LANGGRAPH)
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ROOT / "app.py"), f"--port={port}"),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "DEMO_TOKENS_PER_S": "0"},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with Client(f"http://127.0.0.1:{port}") as client:
+            page = None
+            while page is None:
+                with suppress(ClientError):
+                    page = await client.session.get("/")
+            assert page.status == 200
+            with pytest.raises(TimeoutError):  # It leaves, and the start goes on.
+                await client.session.get("/api/info", timeout=ClientTimeout(0.2))
+            asked = asyncio.create_task(client.run("What can you do?"))
+            assert (await client.session.get("/static/main.js")).status == 200
+            (tmp_path / "open").touch()
+            assert kinds(await asked)[-1] == "done"
+    finally:
+        process.kill()
+        await process.wait()
