@@ -1,4 +1,7 @@
-"""A graph without a model: AGENT=echo:graph, from this folder. It needs no key."""
+"""A graph without a model. It needs no key. In this folder:
+
+AGENT=echo:graph ../.venv/bin/python ../app.py
+"""
 
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph

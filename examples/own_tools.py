@@ -1,4 +1,7 @@
-"""A model with tools of one's own: AGENT=own_tools:graph OPENAI_API_KEY=…, from this folder."""
+"""A model with your own tool. In this folder:
+
+AGENT=own_tools:graph OPENAI_API_KEY=sk-… ../.venv/bin/python ../app.py
+"""
 
 import os
 

@@ -1,6 +1,7 @@
-"""An agent with a sub-agent: AGENT=research:graph OPENAI_API_KEY=…, from this folder.
+"""An agent with a sub-agent. In this folder:
 
-It needs one more package: .venv/bin/pip install langchain
+../.venv/bin/pip install langchain
+AGENT=research:graph OPENAI_API_KEY=sk-… ../.venv/bin/python ../app.py
 """
 
 import os
