@@ -170,6 +170,12 @@ class Turn:
         self._whole = False
         """Whether it needs none after the graph has completed."""
 
+    @property
+    def thinking(self) -> StreamEvent:
+        """The first event: it says that the turn has begun."""
+        japanese = self.question and JAPANESE.search(str(self.question.text))
+        return StreamEvent("thinking", content="考え中…" if japanese else "Thinking…")
+
     def begin(self, may_write: Callable[[], bool]) -> None:
         """Keep the thread in memory until `settle`; a database saves it while ``may_write()``."""
         self._config["configurable"][MAY_WRITE] = may_write
@@ -185,8 +191,6 @@ class Turn:
         Source: LangGraph, "Streaming", stream modes messages, tools, updates and custom.
         """
         translator = self.translator
-        japanese = self.question and JAPANESE.search(str(self.question.text))
-        yield StreamEvent("thinking", content="考え中…" if japanese else "Thinking…")
         given: Any = Command(resume=self._answers) if self._answers else None
         if self.question:
             given = {"messages": [self.question]}

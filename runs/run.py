@@ -159,6 +159,9 @@ class Run(AnyRun):
                 timeout_s=limits.run_timeout_s,
             )
         )
+        # Before the run's task begins, so that it goes out in one write with `start`: else a second
+        # write would come before the first token and make that 3 % later.
+        self.log.append(turn.thinking)
         self._wait_for_readers(max(UNREAD_GRACE_S, limits.disconnect_grace_s))
         self._timers.append(self._loop.call_later(limits.run_timeout_s, self.stop, "timeout"))
         self._task = asyncio.create_task(self.drive(turn))
