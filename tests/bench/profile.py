@@ -189,6 +189,9 @@ async def first_tokens(begin: Begin, remembering: Any) -> list[float]:
         if remembering:
             config = {"configurable": {"thread_id": thread}}
             await remembering.aupdate_state(config, {"messages": EARLIER}, as_node="model")
+            if AGENT.memory and remembering is AGENT.graph:  # As a turn leaves its thread.
+                AGENT.memory.use(thread)
+                AGENT.memory.free(thread, settled=True)
         began = time.perf_counter()
         async with aclosing(begin(thread)) as parts:
             async for part in parts:

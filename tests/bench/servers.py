@@ -214,6 +214,8 @@ def running(server: Server, model: str = "scripted") -> Iterator[Process]:
         environ |= {"REDIS_URL": REDIS_URL} if server.redis else {}
     elif model == "upstream":
         environ |= {"BENCH_UPSTREAM": UPSTREAM}
+    if listens(PORT):
+        raise RuntimeError(f"another server is at port {PORT}")
     with ExitStack() as stack:
         if server.redis:
             stack.enter_context(running_redis())
@@ -247,11 +249,13 @@ def running_redis() -> Iterator[None]:
 
 
 def wait_for(port: int) -> None:
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.01)  # Nothing else tells.
+    while not listens(port):
+        time.sleep(0.01)  # Nothing else tells.
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
