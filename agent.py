@@ -119,6 +119,10 @@ class Agent:
         waits = repair.waits(self.graph, state)
         return Saved(repair.history_of(state), pending if waits else None)
 
+    async def check(self) -> None:
+        """Raise Unavailable if the threads' database is away."""
+        await self.saved("")
+
     async def forget(self, thread: str) -> None:
         """Forget the thread, its checkpoints included."""
         saver = cast(BaseCheckpointSaver[Any], self.graph.checkpointer)

@@ -126,7 +126,7 @@ class Registry:
                 return joined
             if self.draining:
                 raise Refused("draining")
-            await self.agent.saved("")  # Raises Unavailable, before another run stops.
+            await self.agent.check()  # Before another run stops.
             await self._take_thread(run)
             turn = await self.agent.turn(asked)
             if not run.log.valid:
@@ -193,7 +193,7 @@ class Registry:
     async def check(self) -> None:
         """Raise Unavailable if Redis or the database cannot be reached."""
         await self.store.check()
-        await self.agent.saved("")
+        await self.agent.check()
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new runs, let the running ones end within the grace, then stop the others."""
