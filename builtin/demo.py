@@ -13,12 +13,13 @@ import unicodedata
 import uuid
 import zoneinfo
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.messages import BaseMessage as Message
-from langchain_core.messages.tool import ToolCall, tool_call, tool_call_chunk
+from langchain_core.messages.tool import ToolCall, tool_call
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 
@@ -49,9 +50,12 @@ class DemoModel(BaseChatModel):
     async def _astream(self, messages: list[Message], *_: Any, **kwargs: Any) -> AsyncIterator[Any]:
         # In a thread: a long message takes milliseconds, and so do the names of the time zones.
         message = await asyncio.to_thread(reply, messages)
+        chunks = [AIMessageChunk(piece) for piece in PIECE.findall(message.text)]
+        calls, usage = message.tool_calls, message.usage_metadata
+        last = AIMessageChunk("", tool_calls=calls, usage_metadata=usage, chunk_position="last")
         loop = asyncio.get_running_loop()
         start = loop.time()
-        for number, chunk in enumerate(split(message)):
+        for number, chunk in enumerate([*chunks, last]):
             # Each piece has its own due time, so that a late one does not delay the rest. Without
             # a pace sleep(0) still lets other tasks run.
             due = start + number / self.tokens_per_s if self.tokens_per_s else start
@@ -59,38 +63,18 @@ class DemoModel(BaseChatModel):
             yield ChatGenerationChunk(message=chunk)
 
 
-def split(message: AIMessage) -> list[AIMessageChunk]:
-    """Return the chunks in which a provider would stream ``message``; usage comes last."""
-    chunks = [AIMessageChunk(content=piece) for piece in PIECE.findall(message.text)]
-    for index, call in enumerate(message.tool_calls):
-        args = json.dumps(call["args"], ensure_ascii=False)
-        half = len(args) // 2
-        # Name and id come with the first fragment alone, the index with each.
-        first = tool_call_chunk(name=call["name"], args=args[:half], id=call["id"], index=index)
-        second = tool_call_chunk(args=args[half:], index=index)
-        chunks += [AIMessageChunk(content="", tool_call_chunks=[part]) for part in (first, second)]
-    usage = message.usage_metadata
-    return [*chunks, AIMessageChunk(content="", usage_metadata=usage, chunk_position="last")]
-
-
 def reply(messages: Sequence[Message]) -> AIMessage:
     """Return the model's next message: sentences for the results of tools, else text or calls."""
     last = max((n for n, each in enumerate(messages) if isinstance(each, HumanMessage)), default=0)
-    said = [str(each.text) for each in messages if isinstance(each, HumanMessage)]
+    said = [str(each.text) for each in messages if isinstance(each, HumanMessage)] or [""]
     # A question without letters, such as 1 + 1, is in the language of the one before it.
-    lettered = [text for text in said if re.search(r"[^\W\d_]", text)]
-    ja = bool(lettered and JAPANESE.search(lettered[-1]))
-    results = [each for each in messages[last:] if isinstance(each, ToolMessage)]
-    text = "\n\n".join(describe(each, ja) for each in results)
-    calls: list[ToolCall] = []
-    if not results:
-        answer = read(said[-1] if said else "", messages[:last])
-        if isinstance(answer, str):
-            text = say(answer, ja)
-        else:
-            calls = answer[:MAX_CALLS]
+    lettered = [text for text in said if re.search(r"[^\W\d_]", text)] or said
+    ja = bool(JAPANESE.search(lettered[-1]))
+    results = [describe(each, ja) for each in messages[last:] if isinstance(each, ToolMessage)]
+    answer = "\n\n".join(results) or read(said[-1], messages[:last], ja)
+    text, calls = (answer, []) if isinstance(answer, str) else ("", answer[:MAX_CALLS])
     pieces_in = sum(len(PIECE.findall(message.text)) for message in messages)
-    pieces_out = len(PIECE.findall(text)) + 2 * len(calls)  # a call streams in two fragments
+    pieces_out = len(PIECE.findall(text)) + len(calls)
     usage = {"input_tokens": pieces_in, "output_tokens": pieces_out}
     usage["total_tokens"] = pieces_in + pieces_out
     return AIMessage(text, tool_calls=calls, usage_metadata=usage)
@@ -100,22 +84,20 @@ def reply(messages: Sequence[Message]) -> AIMessage:
 
 # A greeting before a question.
 GREETING = re.compile(
-    r"\A(?:hi|hello|hey|thanks|thank you|こんにちは|ありがとう(?:ございます)?)[ ,.!、。]+"
-    r"(?:and |but )?(?=.*(?:\?|\b(?:how|wh\w+|can)\b))"
+    r"\A(?:hi|hello|hey|thanks|thank you|こんにちは|ありがとう(?:ございます)?)[,.!、。] ?"
+    r"(?:and |but )?(?=\w)"
 )
-# A whole message, and the key of the line that answers it.
+# The key of a line, and the whole messages that it answers.
 SMALL_TALK = {
-    r"(?:many )?(?:thanks|thank you).{0,30}|(?:どうも)?ありがとう.{0,10}|どうも": "thanks",
-    r"(?:(?:no|yes|ok|okay|cool|great|nice|continue|(?:good)?bye)\W*)+": "fine",
-    r"さようなら|はい|いいえ|了解.{0,5}|わかりました": "fine",
-    r"(?:hi|hello|hey|good \w+)(?: there| all)?|help(?: me)?|(?:who|how) are you": "about",
-    r"what is (?:this|it)(?: project| server| app)?(?: for)?|what can (?:i|it) (?:ask|do)": "about",
-    r"what (?:are|can|do) you.{0,20}|(?:what|which) tools\b.{0,20}": "about",
-    r"こんにちは|こんばんは|おはよう.{0,5}|ヘルプ|使い方.{0,10}": "about",
-    r"(?:これ|このプロジェクト)は何.{0,10}|.{0,6}(?:誰|何[がを]?でき).{0,10}": "about",
-    r".{0,4}ツール(?:は何|が).{0,10}": "about",
-    r"(?:please |can you |could you )*(?:write|translate|draw|tell me an?)\b.*": "cannot",
-    r".*(?:書いて|訳して|要約して|描いて)(?:ください|下さい)?": "cannot",
+    "thanks": r"(?:many )?thank(?:s| you)[\w ]{0,20}|(?:どうも)?ありがとう.{0,10}|どうも",
+    "fine": r"(?:(?:no|yes|ok|okay|cool|great|nice|continue|bye)\W*)+|はい|いいえ|さようなら",
+    "about": r"(?:hi|hello|hey|good \w+)(?: there| all)?|help(?: me)?|(?:who|how) are you"
+    r"|what is (?:this|it)(?: project| server| app)?(?: for)?|what can (?:i|it) (?:ask|do)"
+    r"|(?:what|which) (?:tools|are you|can you|do you).{0,20}"
+    r"|こんにちは|こんばんは|おはよう.{0,5}|ヘルプ|使い方.{0,10}|.{0,6}(?:誰|何[がを]?でき).{0,10}"
+    r"|(?:これ|このプロジェクト)は何.{0,10}|.{0,4}ツール(?:は何|が).{0,10}",
+    "cannot": r"(?:please |can you |could you )*(?:write|translate|draw|tell me an?)\b.*"
+    r"|.*(?:書いて|訳して|要約して|描いて)(?:ください|下さい)?",
 }
 NUMBER = r"(?<![\w.])(\d+(?:\.\d+)?)"  # not the 8 of utf8, nor the 3 of 1.2.3
 # Words for arithmetic, and the operators that replace them.
@@ -123,12 +105,15 @@ REWRITES = {
     rf"{NUMBER} ?(?:%|percent) of ": r"\1 / 100 * ",
     rf"{NUMBER}の(\d+) ?%": r"\1 * \2 / 100",
     rf"\bdouble (that|it|{NUMBER})": r"\1 * 2",
+    rf"\badd {NUMBER} (?:and|to) (?=\d)": r"\1 + ",
     r"[をの](\d+)倍": r" * \1",
     r"(?:\bplus|たす) ?(?=\d)": "+ ",
     r"(?:\bminus|ひく) ?(?=\d)": "- ",
     r"(?:\btimes |\bx |(?<=\d)x|かける ?)(?=\d)": "* ",
     r"(?:\bdivided by|わる) ?(?=\d)": "/ ",
-    r"\bto the power of (?=\d)": "** ",
+    r"\bwait (?:for )?an? (?=sec|min|hour)": "wait 1 ",
+    r"(\d{1,6}(?:秒|分|時間)).{0,2}待": r" wait \1 ",
+    r"\^": "**",
 }
 # Two signs that a message means the earlier result: it begins with an operator, or a pronoun stands
 # before an operator.
@@ -138,46 +123,36 @@ EARLIER = re.compile(r"(?:\A(?:and |then )*(?!-\d)|\b(?:that|it)|それ|これ) 
 PART = r"(?:[\d()+\-*/]|\.(?=\d))"
 RUN = re.compile(rf"(?<![A-Za-z_:.\d()+\-*/])({PART}(?: ?{PART})*)([A-Za-z_:]?)")
 SUM = re.compile(r"\d[) ]*[-+*/][-+*/() ]*\d")
-# What `calculate` refuses, with a sentence that says what it can do.
-OTHER_SUM = re.compile(r"\d ?% off|\b(?:root|factorial) of|\b(?:sqrt|sin|cos|log)\(|平方根|階乗")
-UNITS = {"": 1, "秒": 1, "min": 60, "分": 60, "hour": 3600, "時間": 3600, "day": 86400, "日": 86400}
+# `calculate` refuses these, with a sentence that says what it can do.
+OTHER_SUM = re.compile(r"\d ?% off|\d (?:mod|%) \d|\b(?:root|factorial) of|\bsqrt\b|平方根|階乗")
+UNITS = {"": 1, "秒": 1, "min": 60, "分": 60, "hour": 3600, "時間": 3600, "day": 86400}
 UNITS |= {"week": 7 * 86400, "month": 30 * 86400, "year": 365 * 86400}
-WAIT = re.compile(
-    r"\bwait (?:for )?(\d{1,6}(?:\.\d+)?) ?(min|hour|day|week|month|year|)"
-    r"|(\d{1,6})(秒|分|時間(?=.{0,2}待)|日(?=.{0,2}待))"
-)
+WAIT = re.compile(rf"\bwait (?:for )?(\d{{1,6}}(?:\.\d+)?) ?({'|'.join(list(UNITS)[1:])}|)")
 TIME = re.compile(
-    r"what time|\b(?:time|date) (?:is it|in|now)\b"
-    r"|\bthe (?:time|date)(?: now| today| in\b|\W*(?:please\W*)?\Z)"
+    r"what time|\b(?:time|date) (?:is it|in|now|today)\b|\bthe (?:time|date)(?:,? please)?\W*\Z"
     r"|何時(?!間)|時刻"
 )
 # The other cities are those of the time zones' names.
-CITIES = {"東京": "Asia/Tokyo", "ソウル": "Asia/Seoul", "北京": "Asia/Shanghai"}
-CITIES |= {"ロンドン": "Europe/London", "パリ": "Europe/Paris", "ベルリン": "Europe/Berlin"}
-CITIES |= {"ニューヨーク": "America/New_York", "シドニー": "Australia/Sydney"}
+CITIES = {"東京": "Asia/Tokyo", "ロンドン": "Europe/London", "ニューヨーク": "America/New_York"}
 
 
-def read(question: str, history: Sequence[Message]) -> str | list[ToolCall]:
-    """Return the tool calls that a question asks for, or the key of a line in LINES."""
+def read(question: str, history: Sequence[Message], ja: bool) -> str | list[ToolCall]:
+    """Return the tool calls that a question asks for, or the line that answers it."""
     text = unicodedata.normalize("NFKC", question).lower()
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text).translate(str.maketrans("×÷−", "*/-"))
-    text = text.replace("^", "**")
     for pattern, replacement in REWRITES.items():
         text = re.sub(pattern, replacement, text)
     if EARLIER.search(text):
         earlier = [each for each in history if each.name == "calculate"]
         result = result_of(earlier[-1]).get("result") if earlier else None
         if result is None:
-            return "no_result"
+            return say("no_result", ja)
         text = EARLIER.sub(f"({result}) " if result < 0 else f"{result} ", text)
     text = GREETING.sub("", text)
-    for pattern, line in SMALL_TALK.items():
+    for line, pattern in SMALL_TALK.items():
         if re.fullmatch(f"(?s){pattern}", text.strip(" \n.?!,、。")):
-            return line
-    calls = []
-    for number, unit, number_ja, unit_ja in WAIT.findall(text):
-        wanted = float(number or number_ja) * UNITS[unit or unit_ja]
-        calls.append(call("wait", seconds=wanted))
+            return say(line, ja)
+    calls = [call("wait", seconds=float(n) * UNITS[unit]) for n, unit in WAIT.findall(text)]
     for run, after in RUN.findall(WAIT.sub(" ", text)):
         if SUM.search(run) and not after:
             calls.append(call("calculate", expression=run))
@@ -221,11 +196,10 @@ def describe(message: ToolMessage, ja: bool) -> str:
     match result_of(message):
         case {"expression": expression, "result": result}:
             return say("calculate", ja, expression, result)
-        case {"timezone": zone, "time": time, "weekday": day}:
-            name = zone.rsplit("/", 1)[-1].replace("_", " ")
-            if ja:
-                name = next((name for name in CITIES if CITIES[name] == zone), name)
-            told = say("time", ja, name, time[11:16], day, time[:10], time[19:])
+        case {"timezone": zone, "time": time}:
+            names = {zone: name for name, zone in CITIES.items()} if ja else {}
+            name = names.get(zone, zone.rsplit("/", 1)[-1].replace("_", " "))
+            told = say("time", ja, name, datetime.fromisoformat(time))
             return told if zone != "UTC" else told + say("utc", ja)
         case {"waited_s": seconds}:
             return say("wait", ja, seconds)
@@ -247,55 +221,55 @@ def say(key: str, ja: bool, *values: object) -> str:
     return LINES[key][ja].format(*values)
 
 
-ABOUT_ENGLISH = """\
-I am the **demo model** of this server. I need no key and no network: I read your \
-message by plain rules and call real tools: `search_docs`, `calculate`, `current_time` and `wait`. \
-Try one of these:
+REAL_MODEL = (
+    "With `OPENAI_API_KEY`, or `OPENAI_BASE_URL` for a server of your own, a real model answers.",
+    "`OPENAI_API_KEY` か `OPENAI_BASE_URL` を設定すると、本物のモデルが答えます。",
+)
+ABOUT = (
+    """\
+I am the **demo model** of this server. I need no key and no network: I read your message by plain
+rules and call real tools (`search_docs`, `calculate`, `current_time`, `wait`). Try one of these:
 
-- “How do I change the port?” searches the documents
+- “How do I change the port?”
 - “What is 15% of 80?”, and then “double that”
 - “What time is it in Tokyo and London?”
 
-For a real model, set `OPENAI_API_KEY`, or `OPENAI_BASE_URL` for a server of your own, and start \
-the server again."""
-ABOUT_JAPANESE = """\
-私はこのサーバーの**デモモデル**です。キーもネットワークも使わず、決まった規則でメッセージを読み、実際の\
-ツール(`search_docs`、`calculate`、`current_time`、`wait`)を呼びます。たとえば:
+""",
+    """\
+私はこのサーバーの**デモモデル**です。キーもネットワークも使わず、決まった規則でメッセージを読み、
+本物のツール(`search_docs`、`calculate`、`current_time`、`wait`)を呼びます。たとえば:
 
-- 「ポートの設定方法は?」でドキュメントを検索します
-- 「80の15%は?」、続けて「それを2倍して」で計算します
+- 「ポートの設定方法は?」
+- 「80の15%は?」、続けて「それを2倍して」
 - 「東京とロンドンの時刻は?」
 
-本物のモデルを使うには、`OPENAI_API_KEY` か、自分のサーバーなら `OPENAI_BASE_URL` を設定して、\
-サーバーを起動し直してください。"""
+""",
+)
 LINES = {
-    "about": (ABOUT_ENGLISH, ABOUT_JAPANESE),
-    "thanks": ("You are welcome.", "どういたしまして。"),
-    "fine": (
-        "All right. “What can you do?” shows what you can ask.",
-        "わかりました。「何ができる?」で例を示します。",
-    ),
+    "about": (ABOUT[0] + REAL_MODEL[0], ABOUT[1] + REAL_MODEL[1]),
     "cannot": (
-        "I am only a demo model, so I cannot do that. A real model can: set `OPENAI_API_KEY` or "
-        "`OPENAI_BASE_URL` and start the server again.",
-        "私はデモモデルなので、それはできません。`OPENAI_API_KEY` か `OPENAI_BASE_URL` を設定して"
-        "サーバーを起動し直すと、本物のモデルが答えます。",
+        "I am no real model and cannot do that. " + REAL_MODEL[0],
+        "それはできません。" + REAL_MODEL[1],
     ),
+    "thanks": ("You are welcome.", "どういたしまして。"),
+    "fine": ("All right. Try “What can you do?”.", "わかりました。「何ができる?」もどうぞ。"),
     "no_result": (
         "There is no earlier result here. Ask “What is 15% of 80?” first, then “double that”.",
         "この会話にはまだ計算の結果がありません。先に「80の15%は?」と聞いてください。",
     ),
     "none": (
-        "I found nothing about that in the documents. Try “How do I change the port?”, or ask "
-        "“What can you do?”.",
-        "ドキュメントには見つかりませんでした。「何ができる?」で、ほかの例を示します。",
+        "I found nothing about that in the documents. Try “What can you do?”.",
+        "ドキュメントには見つかりませんでした。「何ができる?」もどうぞ。",
     ),
     "found": ("From the documents:", "ドキュメントからの引用です。"),
     "calculate": ("`{}` = **{}**", "`{}` = **{}** です。"),
-    "time": ("It is **{1}** in {0} ({2} {3}, UTC{4}).", "{0}は **{1}** です({3}、UTC{4})。"),
+    "time": (
+        "It is **{1:%H:%M}** in {0} ({1:%A %Y-%m-%d}, {1.tzinfo}).",
+        "{0}は **{1:%H:%M}** です({1:%Y-%m-%d}、{1.tzinfo})。",
+    ),
     "utc": (
-        " I found no city that I know, so this is UTC. Ask for a time zone such as Asia/Kolkata.",
-        "知っている都市名がないので UTC です。Asia/Kolkata のようなタイムゾーンでも聞けます。",
+        " Ask for the city of a time zone, such as Tokyo, or for a zone, such as Asia/Kolkata.",
+        "東京のような都市や、Asia/Kolkata のようなタイムゾーンで聞いてください。",
     ),
     "wait": ("I waited {:g} s.", "{:g} 秒待ちました。"),
     "refused": ("That did not work: {}", "うまくいきませんでした。{}"),
