@@ -50,9 +50,11 @@ class DemoModel(BaseChatModel):
     async def _astream(self, messages: list[Message], *_: Any, **kwargs: Any) -> AsyncIterator[Any]:
         # In a thread: a long message takes milliseconds, and so do the names of the time zones.
         message = await asyncio.to_thread(reply, messages)
-        chunks = [AIMessageChunk(piece) for piece in PIECE.findall(message.text)]
+        chunks = [AIMessageChunk(content=piece) for piece in PIECE.findall(message.text)]
         calls, usage = message.tool_calls, message.usage_metadata
-        last = AIMessageChunk("", tool_calls=calls, usage_metadata=usage, chunk_position="last")
+        last = AIMessageChunk(
+            content="", tool_calls=calls, usage_metadata=usage, chunk_position="last"
+        )
         loop = asyncio.get_running_loop()
         start = loop.time()
         for number, chunk in enumerate([*chunks, last]):
@@ -248,7 +250,7 @@ rules and call real tools (`search_docs`, `calculate`, `current_time`, `wait`). 
 LINES = {
     "about": (ABOUT[0] + REAL_MODEL[0], ABOUT[1] + REAL_MODEL[1]),
     "cannot": (
-        "I am no real model and cannot do that. " + REAL_MODEL[0],
+        "My rules cannot do that. " + REAL_MODEL[0],
         "それはできません。" + REAL_MODEL[1],
     ),
     "thanks": ("You are welcome.", "どういたしまして。"),
