@@ -6,11 +6,9 @@ so LangChain and the graph see one form. This module knows no tools, threads or 
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -21,17 +19,15 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
 from openai import (
     APIError,
+    AsyncOpenAI,
     AsyncStream,
     DefaultAioHttpClient,
     DefaultAsyncHttpxClient,
-    DefaultHttpxClient,
 )
-from openai.resources.chat.completions import AsyncCompletions
 from pydantic import SecretStr
 
 MAX_RETRY_AFTER_S = 5
 ERROR_KEYS = {"code", "detail", "errors", "message"}
-FENCE = re.compile(r"\s*```(?:json)?\s*(.*?)\s*```\s*", re.DOTALL)
 
 
 def openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
@@ -40,24 +36,20 @@ def openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
     OPENAI_PROXY, HTTPS_PROXY and NO_PROXY work as usual. The openai client tries a failing request
     three times.
     """
-    http: dict[str, Any] = {
-        "proxy": os.environ.get("OPENAI_PROXY") or None,
-        "event_hooks": {"response": [_limit_retries]},
-    }
+    proxy = os.environ.get("OPENAI_PROXY") or None
     try:
-        client = DefaultAioHttpClient(**http)  # With it, a token takes 80 µs in place of 130.
+        http = DefaultAioHttpClient(proxy=proxy)  # With it, a token takes 80 µs in place of 130.
     except RuntimeError:  # An older openai needs the package httpx-aiohttp for it.
-        client = DefaultAsyncHttpxClient(**http)
-    chat = ChatModel(
+        http = DefaultAsyncHttpxClient(proxy=proxy)
+    # A local server needs no key, but the client does.
+    client = Client(api_key=api_key or "none", base_url=base_url or None, http_client=http)
+    return ChatModel(
         model=model,
-        # A local server needs no key, but the client does.
-        api_key=SecretStr(api_key or "none"),
-        base_url=base_url or None,
-        # ChatOpenAI refuses both a client and a proxy. The client has the proxy.
-        http_async_client=client,
-        openai_proxy=None,
-        # Nothing uses the sync client. ChatOpenAI would make one, which fails on a SOCKS proxy.
-        http_client=DefaultHttpxClient(trust_env=False),
+        # ChatOpenAI would make these itself, and fail without a key or on a SOCKS proxy.
+        client=client,
+        async_client=client,
+        root_async_client=client,
+        api_key=SecretStr("none"),
         # Without this, ChatOpenAI logs a wrong warning: that it ignores the proxy.
         http_socket_options=(),
         # Only streams are repaired, so a graph that runs without streaming needs one, too.
@@ -66,23 +58,39 @@ def openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
         # The run's own time-out ends a model that stalls.
         stream_chunk_timeout=None,
     )
-    chat.async_client = Completions(chat.root_async_client)
-    return chat
 
 
-async def _limit_retries(response: Any) -> None:
-    """Forbid a retry that would wait more than MAX_RETRY_AFTER_S, or that cannot help.
+class Client(AsyncOpenAI):
+    """The openai client, with the method ``create`` that LangChain calls.
 
-    The openai client waits as long as Retry-After says, up to two minutes. Nobody waits that long
-    for an answer without a word.
+    It streams dicts, which LangChain accepts as well as openai's objects. Building those objects
+    and taking them apart again costs half of a token's time.
     """
-    if response.is_error:
+
+    _connections: AsyncGenerator[None, None] | None = None
+
+    async def create(self, **body: Any) -> Answer:
+        if self._connections is None:
+            self._connections = self._close_at_the_end()
+            await anext(self._connections)
+        path = "/chat/completions"
+        return await self.post(path, body=body, cast_to=object, stream=True, stream_cls=Answer)
+
+    async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
+        """Close the connections when the event loop ends.
+
+        asyncio finishes every open generator then. Without this one, aiohttp logs an error about
+        open connections when the server stops.
+        """
         try:
-            too_long = float(response.headers.get("retry-after", 0)) > MAX_RETRY_AFTER_S
-        except ValueError:  # It is a date. Providers of models send seconds.
-            too_long = True
-        if too_long or b"insufficient_quota" in await response.aread():
-            response.headers["x-should-retry"] = "false"  # The openai client obeys this header.
+            yield
+        finally:
+            await self.close()
+
+    def _should_retry(self, response: Any) -> bool:
+        # The client would wait for up to two minutes. Nobody waits that long without a word.
+        wait_s = self._parse_retry_after_header(response.headers) or 0
+        return wait_s <= MAX_RETRY_AFTER_S and super()._should_retry(response)
 
 
 class ChatModel(ChatOpenAI):
@@ -91,11 +99,11 @@ class ChatModel(ChatOpenAI):
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], *args: Any, **kwargs: Any
     ) -> ChatGenerationChunk | None:
-        if "shown" in chunk:  # LangChain's own conversion takes longer.
-            return ChatGenerationChunk(message=AIMessageChunk(**chunk["shown"]))
+        if "message" in chunk:  # LangChain's own conversion takes longer.
+            return ChatGenerationChunk(message=chunk["message"])
         converted = super()._convert_chunk_to_generation_chunk(chunk, *args, **kwargs)
         if converted:
-            converted.message.additional_kwargs.update(chunk.get("kept", {}))
+            converted.message.additional_kwargs.update(chunk["kept"])
         return converted
 
     def _get_request_payload(self, input_: Any, **kwargs: Any) -> dict[str, Any]:
@@ -105,8 +113,9 @@ class ChatModel(ChatOpenAI):
             calls, kept = sent.get("tool_calls", ()), message.additional_kwargs
             # DeepSeek and Kimi refuse a call without its reasoning. Groq accepts reasoning only
             # under the name that it uses itself, so it goes back under the name that it came with.
-            if calls and "reasoning_content" in kept:
-                sent[kept.get("reasoning_field", "reasoning_content")] = kept["reasoning_content"]
+            if calls and kept.get("reasoning_content"):
+                field = kept.get("reasoning_field", "reasoning_content")
+                sent[field] = _whole(kept["reasoning_content"])
             invalid = [call["id"] for call in getattr(message, "invalid_tool_calls", ())]
             for call in calls:
                 # Gemini refuses a call without its signature.
@@ -119,42 +128,13 @@ class ChatModel(ChatOpenAI):
         return payload
 
 
-class Completions(AsyncCompletions):
-    """Streams dicts, which LangChain accepts as well as openai's objects.
-
-    Building those objects and taking them apart again costs half of a token's time.
-    """
-
-    _connections: AsyncGenerator[None, None] | None = None
-
-    async def create(self, **body: Any) -> Any:
-        if self._connections is None:
-            self._connections = self._close_at_the_end()
-            await anext(self._connections)
-        if "extra_headers" in body:  # `with_raw_response`, which ChatOpenAI uses for some keys.
-            return await super().create(**body)
-        path = "/chat/completions"
-        return await self._post(path, body=body, cast_to=object, stream=True, stream_cls=Answer)
-
-    async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
-        """Close the connections when the event loop ends.
-
-        asyncio finishes every open generator then. Without this one, aiohttp logs an error about
-        open connections when the server stops.
-        """
-        try:
-            yield
-        finally:
-            await self._client.close()
-
-
 class Answer(AsyncStream[object]):  # For `object`, openai passes dicts on unchanged.
     """The chunks of one answer, with all that servers do differently made equal.
 
-    Text and reasoning pass at once: ``{"shown": {...}}`` holds the fields of an AIMessageChunk.
-    Tool calls, usage and finish_reason are collected for one last chunk, in OpenAI's form.
-    Raises APIError for a chunk that is no part of an answer, ModelAPIError if the stream ended
-    before an answer began, and ModelConnectionError if it broke off later.
+    Text and reasoning pass at once, as ``{"message": AIMessageChunk}``. Tool calls, usage and
+    finish_reason are collected for one last chunk, in OpenAI's form. Raises APIError for a chunk
+    that is no part of an answer, ModelAPIError if the stream ended before an answer began, and
+    ModelConnectionError if it broke off later.
     """
 
     done = False
@@ -170,7 +150,6 @@ class Answer(AsyncStream[object]):  # For `object`, openai passes dicts on uncha
         chunk: Any = {}
         usage = finish_reason = None
         begun = False
-        join_text, join_reasoning = _joiner(), _joiner()
         try:
             async for chunk in super().__stream__():
                 # Some servers send the usage so far in each chunk. LangChain would add it all up.
@@ -182,20 +161,17 @@ class Answer(AsyncStream[object]):  # For `object`, openai passes dicts on uncha
                 delta = choice.get("delta") or {}
                 for fragment in delta.get("tool_calls") or ():
                     _collect(calls, fragment)
-                shown = {"content": delta.get("content") or delta.get("refusal") or ""}
-                if not isinstance(shown["content"], list):  # Mistral also sends lists of blocks.
-                    shown["content"] = join_text(shown["content"], False)
+                message = AIMessageChunk(content=delta.get("content") or delta.get("refusal") or "")
                 field = "reasoning_content" if delta.get("reasoning_content") else "reasoning"
                 if isinstance(reasoning := delta.get(field), str) and reasoning:
                     kept = {} if field == "reasoning_content" else {"reasoning_field": field}
-                    reasoning = join_reasoning(reasoning, False)
-                    shown["additional_kwargs"] = {"reasoning_content": reasoning}
-                if any(shown.values()):
+                    message.additional_kwargs["reasoning_content"] = reasoning
+                if message.content or message.additional_kwargs:
                     begun = True
-                    yield {"shown": shown}
+                    yield {"message": message}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            message = f"This chunk is no part of an answer: {chunk!r:.1000}"
-            raise APIError(message, self.response.request, body=chunk) from error
+            text = f"This chunk is no part of an answer: {chunk!r:.1000}"
+            raise APIError(text, self.response.request, body=chunk) from error
         if not finish_reason and not begun and not calls:
             raise ModelAPIError("The stream ended before an answer began.")
         if not finish_reason and not self.done:
@@ -203,8 +179,7 @@ class Answer(AsyncStream[object]):  # For `object`, openai passes dicts on uncha
         _repair(calls, cut=finish_reason == "length")
         if extra := {call["id"]: call["extra"] for call in calls if call["extra"]}:
             kept["extra_content"] = extra
-        delta = {"content": join_text("", True), "tool_calls": calls}
-        choice = {"delta": delta, "finish_reason": finish_reason}
+        choice = {"delta": {"tool_calls": calls}, "finish_reason": finish_reason}
         yield {**chunk, "choices": [choice], "usage": usage, "kept": kept}
 
 
@@ -252,32 +227,24 @@ def _repair(calls: list[dict[str, Any]], cut: bool) -> None:
         if text.strip() in ("", "null") and not cut:
             text = "{}"
         # LangChain completes a cut object and would start the tool, but not after this space.
-        function["arguments"] = _json_object(text) or "\u00a0" + _joiner()(text, True)
+        function["arguments"] = _whole(_json_object(text) or "\u00a0" + text)
 
 
 def _json_object(text: str) -> str | None:
-    """Return the JSON object of a call's arguments, None if they hold no object.
-
-    Numbers of more than 64 bits become floats, since checkpointers refuse them.
-    """
+    """Return the JSON object of a call's arguments, None if they hold no object."""
 
     def number(digits: str) -> int | float:
-        return whole if -(2**63) <= (whole := int(digits)) < 2**64 else float(digits)
+        # Checkpointers refuse integers of more than 64 bits.
+        return int(digits) if len(digits) < 20 else float(digits)
 
-    fenced = FENCE.fullmatch(text)
     try:
-        found = json.loads(fenced[1] if fenced else text, strict=False, parse_int=number)
+        found = json.loads(text, strict=False, parse_int=number)
         sound = json.dumps(found, ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
         return None
-    return _joiner()(sound, True) if isinstance(found, dict) else None
+    return sound if isinstance(found, dict) else None
 
 
-def _joiner() -> Callable[[str, bool], str]:
-    """Return a function that joins the halves of surrogate pairs, also from call to call.
-
-    Some servers cut text between the halves. A single half has no UTF-8: at the end, or before
-    other text, it becomes U+FFFD.
-    """
-    decoder = codecs.getincrementaldecoder("utf-16-le")("replace")
-    return lambda text, end: decoder.decode(text.encode("utf-16-le", "surrogatepass"), end)
+def _whole(text: str) -> str:
+    """Join the halves of surrogate pairs; a single half has no UTF-8 and becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
