@@ -53,10 +53,8 @@ def built_in(
             return "tools"
         return "model" if answer.invalid_tool_calls else END
 
-    graph = StateGraph(MessagesState)
-    graph.add_node("model", call_model)
+    graph = StateGraph(MessagesState).add_node("model", call_model)
     graph.add_node("tools", ToolNode(tools))
-    graph.add_edge(START, "model")
+    graph.add_edge(START, "model").add_edge("tools", "model")
     graph.add_conditional_edges("model", next_node, ["model", "tools", END])
-    graph.add_edge("tools", "model")
     return graph.compile(), model if api_key or base_url else "demo"

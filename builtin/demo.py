@@ -84,12 +84,8 @@ def reply(messages: Sequence[Message]) -> AIMessage:
 
 # What a message asks for. Each pattern reads a text in a time that is linear in its length.
 
-# A greeting before a question.
-GREETING = re.compile(
-    r"\A(?:hi|hello|hey|thanks|thank you|こんにちは|ありがとう(?:ございます)?)[,.!、。] ?"
-    r"(?:and |but )?(?=\w)"
-)
-# The key of a line, and the whole messages that it answers.
+GREETING = r"(?:(?:hi|hello|hey|thanks|thank you|こんにちは|ありがとう)[,.!、。 ]+)?"
+# The key of a line, and the messages that it answers, also after a greeting.
 SMALL_TALK = {
     "thanks": r"(?:many )?thank(?:s| you)[\w ]{0,20}|(?:どうも)?ありがとう.{0,10}|どうも",
     "fine": r"(?:(?:no|yes|ok|okay|cool|great|nice|continue|bye)\W*)+|はい|いいえ|さようなら",
@@ -131,7 +127,7 @@ UNITS = {"": 1, "秒": 1, "min": 60, "分": 60, "hour": 3600, "時間": 3600, "d
 UNITS |= {"week": 7 * 86400, "month": 30 * 86400, "year": 365 * 86400}
 WAIT = re.compile(rf"\bwait (?:for )?(\d{{1,6}}(?:\.\d+)?) ?({'|'.join(list(UNITS)[1:])}|)")
 TIME = re.compile(
-    r"what time|\b(?:time|date) (?:is it|in|now|today)\b|\bthe (?:time|date)(?:,? please)?\W*\Z"
+    r"\b(?:what|current) (?:time|date)\b|\btime in\b|\bthe (?:time|date)(?: today|,? please)?\W*\Z"
     r"|何時(?!間)|時刻"
 )
 # The other cities are those of the time zones' names.
@@ -150,9 +146,8 @@ def read(question: str, history: Sequence[Message], ja: bool) -> str | list[Tool
         if result is None:
             return say("no_result", ja)
         text = EARLIER.sub(f"({result}) " if result < 0 else f"{result} ", text)
-    text = GREETING.sub("", text)
     for line, pattern in SMALL_TALK.items():
-        if re.fullmatch(f"(?s){pattern}", text.strip(" \n.?!,、。")):
+        if re.fullmatch(f"(?s){GREETING}(?:{pattern})", text.strip(" \n.?!,、。")):
             return say(line, ja)
     calls = [call("wait", seconds=float(n) * UNITS[unit]) for n, unit in WAIT.findall(text)]
     for run, after in RUN.findall(WAIT.sub(" ", text)):
@@ -223,10 +218,6 @@ def say(key: str, ja: bool, *values: object) -> str:
     return LINES[key][ja].format(*values)
 
 
-REAL_MODEL = (
-    "With `OPENAI_API_KEY`, or `OPENAI_BASE_URL` for a server of your own, a real model answers.",
-    "`OPENAI_API_KEY` か `OPENAI_BASE_URL` を設定すると、本物のモデルが答えます。",
-)
 ABOUT = (
     """\
 I am the **demo model** of this server. I need no key and no network: I read your message by plain
@@ -247,18 +238,16 @@ rules and call real tools (`search_docs`, `calculate`, `current_time`, `wait`). 
 
 """,
 )
+REAL_MODEL = (
+    "With `OPENAI_API_KEY`, or `OPENAI_BASE_URL` for a server of your own, a real model answers.",
+    "`OPENAI_API_KEY` か `OPENAI_BASE_URL` を設定すると、本物のモデルが答えます。",
+)
 LINES = {
     "about": (ABOUT[0] + REAL_MODEL[0], ABOUT[1] + REAL_MODEL[1]),
-    "cannot": (
-        "My rules cannot do that. " + REAL_MODEL[0],
-        "それはできません。" + REAL_MODEL[1],
-    ),
+    "cannot": ("My rules cannot do that. " + REAL_MODEL[0], "できません。" + REAL_MODEL[1]),
     "thanks": ("You are welcome.", "どういたしまして。"),
     "fine": ("All right. Try “What can you do?”.", "わかりました。「何ができる?」もどうぞ。"),
-    "no_result": (
-        "There is no earlier result here. Ask “What is 15% of 80?” first, then “double that”.",
-        "この会話にはまだ計算の結果がありません。先に「80の15%は?」と聞いてください。",
-    ),
+    "no_result": ("Ask “What is 15% of 80?” first.", "先に「80の15%は?」と聞いてください。"),
     "none": (
         "I found nothing about that in the documents. Try “What can you do?”.",
         "ドキュメントには見つかりませんでした。「何ができる?」もどうぞ。",
@@ -269,10 +258,7 @@ LINES = {
         "It is **{1:%H:%M}** in {0} ({1:%A %Y-%m-%d}, {1.tzinfo}).",
         "{0}は **{1:%H:%M}** です({1:%Y-%m-%d}、{1.tzinfo})。",
     ),
-    "utc": (
-        " Ask for the city of a time zone, such as Tokyo, or for a zone, such as Asia/Kolkata.",
-        "東京のような都市や、Asia/Kolkata のようなタイムゾーンで聞いてください。",
-    ),
+    "utc": (" Try a city or zone, such as Asia/Kolkata.", "Asia/Kolkata なども聞けます。"),
     "wait": ("I waited {:g} s.", "{:g} 秒待ちました。"),
     "refused": ("That did not work: {}", "うまくいきませんでした。{}"),
 }
