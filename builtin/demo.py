@@ -132,6 +132,7 @@ TIME = re.compile(
 )
 # The other cities are those of the time zones' names.
 CITIES = {"東京": "Asia/Tokyo", "ロンドン": "Europe/London", "ニューヨーク": "America/New_York"}
+CITIES |= {"パリ": "Europe/Paris", "北京": "Asia/Shanghai", "ソウル": "Asia/Seoul"}
 
 
 def read(question: str, history: Sequence[Message], ja: bool) -> str | list[ToolCall]:

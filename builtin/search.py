@@ -28,7 +28,7 @@ pdf upload 画像, server replica copies サーバ 複数, measurement fast spee
 big large size, example 例, tool ツール, database データベース, licence license free commercially
 ライセンス 無料, code コード, request api リクエスト, document docs documentation 文書, thread
 conversation history 会話 履歴, keep kept store save 保存, delete forget 削除, token password login
-認証, page browser ページ
+authentication 認証, page browser ページ
 """
 # These words say that something is asked, not what is asked for.
 QUESTION_WORDS = """
