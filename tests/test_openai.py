@@ -570,7 +570,7 @@ RETRIES: list[tuple[dict[str, str], int]] = [
     ({"Retry-After": "0.01"}, 2),
     ({"Retry-After": "6"}, 1),
     ({"Retry-After": "6", "x-should-retry": "true"}, 1),
-    ({"Retry-After": formatdate(time.time() + 60)}, 1),
+    ({"Retry-After": formatdate(time.time() + 3600)}, 1),
 ]
 
 
