@@ -36,8 +36,14 @@ def openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
         http = openai.DefaultAioHttpClient(proxy=proxy)
     except RuntimeError:  # An older openai needs the package httpx-aiohttp for it.
         http = openai.DefaultAsyncHttpxClient(proxy=proxy)
-    # A local server needs no key, but the client does.
-    client = Client(api_key=api_key or "none", base_url=base_url or None, http_client=http)
+    client = AsyncOpenAI(
+        # A local server needs no key, but the client does.
+        api_key=api_key or "none",
+        base_url=base_url or None,
+        http_client=http,
+        # The run's own time-out ends a model that stalls.
+        timeout=None,
+    )
     return ChatModel(
         model=model,
         # ChatOpenAI would make these itself, and fail without a key or on a SOCKS proxy.
@@ -50,12 +56,11 @@ def openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
         # Only streams are repaired, so a graph that runs without streaming needs one, too.
         streaming=True,
         stream_usage=True,
-        # The run's own time-out ends a model that stalls.
         stream_chunk_timeout=None,
     )
 
 
-class Client(openai.AsyncOpenAI):
+class AsyncOpenAI(openai.AsyncOpenAI):  # Its name is in the header User-Agent.
     """The openai client, with the method ``create`` that LangChain calls.
 
     It streams dicts, which LangChain accepts as well as openai's objects. Building those objects
