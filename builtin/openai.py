@@ -115,7 +115,7 @@ class ChatModel(ChatOpenAI):
             # under the name that it uses itself, so it goes back under the name that it came with.
             if calls and kept.get("reasoning_content"):
                 field = kept.get("reasoning_field", "reasoning_content")
-                sent[field] = _whole(kept["reasoning_content"])
+                sent[field] = kept["reasoning_content"]
             for call in calls:
                 # Gemini refuses a call without its signature.
                 if extra := kept.get("extra_content", {}).get(call["id"]):

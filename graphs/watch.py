@@ -82,6 +82,9 @@ class Watch(BaseCallbackHandler):
             # Two chunks may have brought the halves of a surrogate pair, which no checkpoint can
             # save. The graph gets this message object.
             message.content = whole(message.content)
+            kept = message.additional_kwargs
+            if isinstance(reasoning := kept.get("reasoning_content"), str):
+                kept["reasoning_content"] = whole(reasoning)
         if message and run_id in self._silent_calls:
             self.silent.add(message.id)
             if message.usage_metadata:

@@ -223,7 +223,8 @@ ODD = {
 async def test_an_odd_message_of_a_model_spoils_no_later_turn(
     start: Start, upstream: Upstream, calls: list[Any]
 ) -> None:
-    upstream.replies = [calls, text("\ud83d", "\ude00 fine"), text("Good.")]
+    thought = [{"reasoning_content": half} for half in ("\ud83d", "\ude00 so")]
+    upstream.replies = [calls, [*thought, *text("\ud83d", "\ude00 fine")], text("Good.")]
     server = await start(openai_agent(upstream.url))
     events = await server.run("hi", thread_id="t")
     assert events[-1]["reason"] == "completed"
@@ -233,6 +234,7 @@ async def test_an_odd_message_of_a_model_spoils_no_later_turn(
     assert (await server.run("again", thread_id="t"))[-2]["content"] == "Good."
     _, thread = await server.call("GET", "/api/threads/t")
     assert thread["messages"][-3]["content"] == "😀 fine"
+    assert thread["messages"][-3]["reasoning"] == "😀 so"
     assert upstream.requests[-1]["messages"][-2]["content"] == "😀 fine"
 
 
