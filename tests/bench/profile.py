@@ -20,7 +20,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -38,6 +38,7 @@ from tests.bench.servers import (
     PORT,
     ROOT,
     SERVERS,
+    Process,
     answers,
     make_plain,
     running,
@@ -48,6 +49,7 @@ OURS_ALONE = next(server for server in SERVERS if server.name == "ours")
 EACH = 10
 """So many runs of each way make a round."""
 
+Result = TypeVar("Result")
 Window = tuple[float, float]
 Function = tuple[str, str]
 """The file and the name of a function."""
@@ -61,8 +63,9 @@ def main() -> None:
     quick = parser.parse_args().quick
     make_plain()
     os.sched_setaffinity(0, {CORES[1]})
-    requests, rounds = (200, 1) if quick else (5000, 40)
-    for table in (of_a_request(requests), of_langgraph(rounds), of_the_start()):
+    requests, tokens, rounds = (200, 100, 1) if quick else (5000, 3000, 40)
+    tables = of_a_request(requests), of_a_token(tokens), of_langgraph(rounds), of_the_start()
+    for table in tables:
         print(*table, sep="\n", end="\n\n", flush=True)
 
 
@@ -73,31 +76,16 @@ def of_a_request(requests: int) -> Iterator[str]:
     """Yield a table of the functions that run from a request's first byte to its first token."""
     with running(OURS_ALONE):
         untouched_us = median(lengths_us(asyncio.run(asked(requests))))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "samples.json"
-        python, *command = OURS_ALONE.command
-        sampled = (python, "-m", "tests.bench.sampler", str(path), *command)
-        with running(replace(OURS_ALONE, command=sampled)) as process:
-            windows = asyncio.run(asked(requests))
-            process.signal(signal.SIGUSR1)
-            while not path.exists():
-                time.sleep(0.1)  # The sampler writes it; nothing else tells.
-        windows.sort(key=lambda window: window[1] - window[0])
-        usual = sorted(windows[: len(windows) * 9 // 10])  # Not those that something else slowed.
-        stacks = [*within(usual, json.loads(path.read_text()))]
+    windows, samples = sampled(lambda process: asyncio.run(asked(requests)))
+    windows.sort(key=lambda window: window[1] - window[0])
+    usual = sorted(windows[: len(windows) * 9 // 10])  # Not those that something else slowed.
+    stacks = [*within(usual, samples)]
     whole_us = mean(lengths_us(usual))
     each_us = whole_us / len(stacks)
     yield f"From a request's first byte to its first token: {untouched_us:.0f} µs, and with the"
     yield f"profiler's timer {whole_us:.0f} µs, of which"
     yield ""
-    rooms = Counter(room_of(stack) for stack in stacks)
-    owners = Counter(owner_of(room_of(stack)) for stack in stacks)
-    rows = []
-    for owner, count in owners.most_common():
-        parts = [f"{r} {n * each_us:.0f}" for r, n in rooms.most_common() if owner_of(r) == owner]
-        few = [part for part in parts if not part.endswith((" 0", " 1"))]
-        rows.append([owner, f"{count * each_us:.0f}", ", ".join(few) if len(few) > 1 else ""])
-    yield from grid(["whose code", "µs", "of that"], rows)
+    yield from by_owner(stacks, each_us, ".0f")
     yield ""
     whole = Counter(function for stack in stacks for function in {*stack} if place(function[0]))
     alone = Counter(next((f for f in stack if place(f[0])), ("", "")) for stack in stacks)
@@ -109,6 +97,33 @@ def of_a_request(requests: int) -> Iterator[str]:
             took = (f"{n * each_us:.0f}" for n in (count, alone[function]))
             rows.append([f"`{file}` {name}", *took])
     yield from grid(["function", "with what it calls, µs", "alone, µs"], rows)
+
+
+def sampled(work: Callable[[Process], Result]) -> tuple[Result, list[Sample]]:
+    """Return what the work on our server returned, and the samples that were taken meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.json"
+        python, *command = OURS_ALONE.command
+        sampler = (python, "-m", "tests.bench.sampler", str(path), *command)
+        with running(replace(OURS_ALONE, command=sampler)) as process:
+            result = work(process)
+            process.signal(signal.SIGUSR1)
+            while not path.exists():
+                time.sleep(0.1)  # The sampler writes it; nothing else tells.
+        return result, json.loads(path.read_text())
+
+
+def by_owner(stacks: Sequence[list[Function]], each_us: float, form: str) -> Iterator[str]:
+    """Yield a table of whose code the samples are in, each of which stands for so many µs."""
+    rooms = Counter(room_of(stack) for stack in stacks)
+    owners = Counter(owner_of(room_of(stack)) for stack in stacks)
+    rows = []
+    for owner, count in owners.most_common():
+        ours = [(room, n * each_us) for room, n in rooms.most_common() if owner_of(room) == owner]
+        parts = [f"{room} {us:{form}}" for room, us in ours if us > 0.01 * len(stacks) * each_us]
+        about = ", ".join(parts) if len(parts) > 1 else ""
+        rows.append([owner, f"{count * each_us:{form}}", about])
+    yield from grid(["whose code", "µs", "of that"], rows)
 
 
 def lengths_us(windows: Sequence[Window]) -> list[float]:
@@ -165,6 +180,27 @@ def place(file: str) -> str:
     if "site-packages" in file:
         return file.partition("site-packages/")[2]
     return file.removeprefix(f"{ROOT}/") if file.startswith(f"{ROOT}/") else ""
+
+
+# -------------------------------------------------------------------------------------- one token
+
+
+def of_a_token(tokens: int) -> Iterator[str]:
+    """Yield whose code the processor time of a token is spent in, with 20 streams at once."""
+    streams = 20
+
+    def work(process: Process) -> tuple[Window, float]:
+        asyncio.run(run(OURS, {"tokens": 100}, streams))
+        began, before_us = time.perf_counter(), process.cpu_us()
+        asyncio.run(run(OURS, {"tokens": tokens}, streams))
+        return (began, time.perf_counter()), process.cpu_us() - before_us
+
+    (window, spent_us), samples = sampled(work)
+    stacks = [stack for stack in within([window], samples) if room_of(stack) != "waiting"]
+    each_us = spent_us / (streams * tokens)
+    yield f"A token made in the process: {each_us:.1f} µs with the profiler's timer, of which"
+    yield ""
+    yield from by_owner(stacks, each_us / len(stacks), ".1f")
 
 
 # -------------------------------------------------------------------------------- LangGraph alone
