@@ -296,14 +296,10 @@ class _Call:
     tool: str
     input: dict[str, Any]
     wire_id: str
-    """The id that clients see: no two open calls have the same."""
+    """The id that clients see: no other call of the turn has it, and a later run uses it again."""
     state: str = "asked"
     output: ToolMessage | None = None
     """What the tool returned."""
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in ("open", "failed")
 
     def event(self, type_: str, **fields: Any) -> StreamEvent:
         return StreamEvent(type_, tool=self.tool, tool_call_id=self.wire_id, **fields)
@@ -321,8 +317,6 @@ class Translator:
     def __init__(self, question: HumanMessage | None, history: Sequence[AnyMessage]) -> None:
         self.watch = Watch()
         self.interrupted = False
-        self.shown = False
-        """Whether there is anything to show: reasoning, a tool call, or text that is not blank."""
         self._question = question
         before = [question] if question else history
         self._last = next((m.id for m in reversed(before) if m.id is not None), "")
@@ -333,8 +327,11 @@ class Translator:
         self._asking: set[str | None] = set()
         """The ids of the messages whose tool calls are noted."""
         self._interrupts: dict[str, Any] = {}
-        for call in repair.unanswered(history):  # A resume starts or rejects them.
-            self._ask((), call)
+        questions = (n for n, m in enumerate(history) if (m.id or "").startswith(QUESTION))
+        # Earlier runs sent these events. A resume starts or rejects the calls without a result.
+        list(self._results((), history[max(questions, default=0) :]))
+        self.shown = False
+        """Whether there is anything to show: reasoning, a tool call, or text that is not blank."""
 
     def translate(self, part: Any) -> Iterator[StreamEvent]:
         """Yield the events of one part of ``astream(version="v2")``."""
@@ -414,8 +411,9 @@ class Translator:
 
     @property
     def outputs(self) -> dict[str, ToolMessage]:
-        """What finished tools of the root graph returned, by tool call id."""
-        return {call.id: call.output for call in self._calls if call.output and not call.ns}
+        """What finished tools of the root graph returned, by tool call id: of two, the later's."""
+        outputs = {call.id: call.output for call in self._calls if not call.ns}
+        return {id_: output for id_, output in outputs.items() if output}
 
     def unsaved(self, known: set[str | None]) -> list[AnyMessage]:
         """Return the question and the streamed texts, those that have none of these ids."""
@@ -525,7 +523,9 @@ class Translator:
     def _ask(self, ns: Namespace, asked: Mapping[str, Any]) -> _Call:
         given = messages.input_of(asked.get("args"))
         id_ = asked["id"]
-        call = _Call(ns, id_, asked.get("name") or "", given, wire_id=id_ or str(uuid4()))
+        same = sum(call.id == id_ for call in self._calls)
+        wire_id = f"{id_}{'+' * same}" if id_ else str(uuid4())
+        call = _Call(ns, id_, asked.get("name") or "", given, wire_id)
         self._calls.append(call)
         return call
 
@@ -535,8 +535,6 @@ class Translator:
         return next((each for state in states for each in calls if each.state == state), None)
 
     def _opened(self, call: _Call) -> StreamEvent:
-        if any(each.wire_id == call.wire_id for each in self._calls if each.is_open):
-            call.wire_id = str(uuid4())
         call.state = "open"
         self.shown = True
         return call.event("tool_call", input=call.input)

@@ -559,6 +559,37 @@ async def test_an_interrupt_in_a_tool_closes_the_call_and_starts_it_again(start:
     assert resumed[-2]["content"] == "done"
 
 
+async def test_no_two_calls_of_a_turn_have_the_same_id(start: Start) -> None:
+    asks = call("approve", '{"what": "delete"}', "c1")
+    script = [call("add", '{"a": 1, "b": 2}', "c1"), asks, asks, ["done"]]
+    server = await start(scripted_agent(script, [add, approve]))
+    first = await server.run("go", thread_id="t")
+    second = await server.run(resume="yes", thread_id="t")
+    third = await server.run(resume="yes", thread_id="t")
+    ids = [[e["tool_call_id"] for e in of(run, "tool_call")] for run in (first, second, third)]
+    # A call that starts again keeps its id.
+    assert ids == [["c1", "c1+"], ["c1+", "c1++"], ["c1++"]]
+
+
+async def test_a_stopped_call_does_not_get_the_result_of_an_earlier_one(start: Start) -> None:
+    @tool
+    async def slow() -> str:
+        """Never end."""
+        await asyncio.Event().wait()
+        return ""
+
+    script = [call("add", '{"a": 1, "b": 2}', "c1"), call("slow", "{}", "c1")]
+    server = await start(scripted_agent(script, [add, slow]))
+    stream = await server.ask("go", thread_id="t")
+    run_id = (await stream.until("start"))["run_id"]
+    while (await stream.until("tool_call"))["tool"] != "slow":
+        pass
+    await server.call("POST", f"/api/runs/{run_id}/cancel")
+    _, thread = await server.call("GET", "/api/threads/t")
+    results = [m for m in thread["messages"] if m["role"] == "tool"]
+    assert [(m["tool"], m["status"]) for m in results] == [("add", "ok"), ("slow", "cancelled")]
+
+
 async def test_two_interrupts_one_after_the_other(start: Start) -> None:
     def ask(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage(f"{interrupt('first')} {interrupt('second')}")]}
