@@ -8,20 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 from dialects import shared
-from dialects.shared import Json, Pending, objects_in, questions, resume_of, text_of, to_json
+from dialects.shared import Call, Json, Pending, objects_in, questions, resume_of, text_of, to_json
 from events import Asked, Refused
 
-FRAMES = shared.table(
-    """\
+ROWS = """\
 start {"type":"RUN_STARTED","threadId":$threadId,"runId":$runId,"protocolVersion":"1.0",
     "metadata":{"run_id":$newest}}
-replay {"type":"RUN_STARTED","threadId":$threadId,"runId":$runId,"protocolVersion":"1.0",
-    "metadata":{"run_id":$newest}}
-replay {"type":"MESSAGES_SNAPSHOT","messages":$messages}
+snapshot {"type":"MESSAGES_SNAPSHOT","messages":$messages}
 thinking {"type":"CUSTOM","name":"thinking","value":$content}
 text_start {"type":"TEXT_MESSAGE_START","messageId":$id,"role":"assistant"}
 text_delta {"type":"TEXT_MESSAGE_CONTENT","messageId":$id,"delta":$content}
@@ -43,7 +39,7 @@ done {"type":"RUN_FINISHED","threadId":$threadId,"runId":$runId,"outcome":$outco
 done_usage {"type":"RUN_FINISHED","threadId":$threadId,"runId":$runId,"outcome":$outcome,
     "usage":[{"inputTokens":$input_tokens,"outputTokens":$output_tokens,
     "totalTokens":$total_tokens}]}"""
-)
+FRAMES = shared.table(ROWS)
 
 
 def read(body: Json, pending: Pending) -> Asked | None:
@@ -56,12 +52,10 @@ def read(body: Json, pending: Pending) -> Asked | None:
         raise Refused("invalid_request", "runId has to be text.")
     asked: Json = {"thread_id": body["threadId"]}
     last = [{}, *objects_in(body, "messages")][-1]
-    answers = {
-        str(each.get("interruptId")): each.get("payload")
-        if each.get("status") == "resolved"
-        else None
-        for each in objects_in(body, "resume")
-    }
+    answers: Json = {}
+    for each in objects_in(body, "resume"):
+        is_resolved = each.get("status") == "resolved"
+        answers[str(each.get("interruptId"))] = each.get("payload") if is_resolved else None
     if answers:
         waits_for = {id_ for id_, *_ in questions(pending or {})}
         if pending is None or (waits_for and not waits_for & answers.keys()):
@@ -73,6 +67,10 @@ def read(body: Json, pending: Pending) -> Asked | None:
         return None
     key = hashlib.sha256(json.dumps([body["runId"], asked]).encode()).hexdigest()
     return Asked(**asked, key=f"ag-ui:{key}")
+
+
+def call_ids(messages: list[Json]) -> list[str]:
+    return [str(call.get("id")) for each in messages for call in objects_in(each, "toolCalls")]
 
 
 class Translator(shared.Translator):
@@ -88,28 +86,24 @@ class Translator(shared.Translator):
         self._replay, self._knows_cancelled = replay, "protocolVersion" in body
         messages = objects_in(body, "messages")
         asked = max((n for n, m in enumerate(messages, 1) if m.get("role") == "user"), default=0)
+        earlier, turn = messages[:asked], messages[asked:]
         if replay:
             # The client keeps reasoning that is in no snapshot, and appends to it.
-            empty = [{**m, "content": ""} for m in messages[asked:] if m.get("role") == "reasoning"]
-            messages[asked:] = empty
-        about = {"threadId": body["threadId"], "runId": body["runId"]}
-        self._about = {**about, "messages": messages, "newest": run_id}
-        self._results = {each.get("toolCallId") for each in messages}
-        for n, message in enumerate(messages):
-            for call in objects_in(message, "toolCalls"):
-                match call:
-                    case {"id": str(id_), "function": {"name": tool, "arguments": str(given)}}:
-                        self.calls[id_] = tool, None
-                        with suppress(ValueError, RecursionError):
-                            self.calls[id_] = tool, json.loads(given)
-                        if n >= asked:  # The calls of earlier turns do not begin again.
-                            self.ids[id_.rstrip("+")] = id_
+            turn = [{**m, "content": ""} for m in turn if m.get("role") == "reasoning"]
+        self._about = {"threadId": body["threadId"], "runId": body["runId"], "newest": run_id}
+        self._snapshot = [*earlier, *turn]
+        # The client looks for a call in all turns, and a model may give an id again.
+        self.calls = {id_.rstrip("*"): Call(f"{id_}*") for id_ in call_ids(earlier)}
+        self.calls |= {id_.rstrip("*"): Call(id_, "ended") for id_ in call_ids(turn)}
+        self._results = {each.get("toolCallId") for each in turn}
 
     def say(self, event: Json) -> Iterator[Json]:
         match event:
             case {"type": "start"}:
                 event |= self._about
-                event["type"] = "replay" if self._replay else "start"
+                if self._replay:
+                    yield event
+                    event = {"type": "snapshot", "messages": self._snapshot}
             case {"type": "tool_call", "input": given}:
                 event["arguments"] = to_json(given)
             case {"type": "tool_result", "id": id_}:
@@ -121,23 +115,21 @@ class Translator(shared.Translator):
             case {"type": "done", "reason": "error" | "timeout" | "shutdown"}:
                 return  # Nothing may follow the error.
             case {"type": "done", "reason": reason}:
-                event |= {**self._about, "outcome": self._outcome(reason)}
+                outcome: Json = {"type": "success"}
+                if reason == "interrupted":
+                    outcome = {"type": "interrupt", "interrupts": [*self._interrupts()]}
+                elif reason == "cancelled" and self._knows_cancelled:
+                    outcome = {"type": "cancelled"}
+                event |= {**self._about, "outcome": outcome}
                 if "usage" in event:
                     event |= {"type": "done_usage", **event["usage"]}
         yield event
 
-    def _outcome(self, reason: str) -> Json:
-        if reason == "interrupted":
-            asked = [self._interrupt(*each) for each in questions(self.interrupts)]
-            return {"type": "interrupt", "interrupts": asked}
-        known = reason == "cancelled" and self._knows_cancelled
-        return {"type": "cancelled" if known else "success"}
-
-    def _interrupt(self, id_: str, value: Any, is_call: bool, _: Any) -> Json:
-        about: Json = {"id": id_, "reason": "langgraph:interrupt", "metadata": {"value": value}}
-        if not is_call:
-            return {**about, "message": value if isinstance(value, str) else to_json(value)}
-        if call_id := self.open_call((value.get("name"), value.get("args"))):
-            about["toolCallId"] = call_id
-        message = str(value.get("description", value.get("name")))
-        return {**about, "reason": "tool_call", "message": message}
+    def _interrupts(self) -> Iterator[Json]:
+        for id_, value, action, _ in questions(self.interrupts):
+            reason = "tool_call" if action else "langgraph:interrupt"
+            message = value.get("description", action[0]) if action else value
+            text = message if isinstance(message, str) else to_json(message)
+            about = {"id": id_, "reason": reason, "message": text, "metadata": {"value": value}}
+            call = self.find(action, "open")
+            yield {**about, "toolCallId": call.id} if call else about

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dialects import shared
-from dialects.shared import Json, Pending, objects_in, questions, resume_of, text_of
-from events import Asked, Refused
+from dialects.shared import Call, Json, Pending, objects_in, questions, resume_of, text_of
+from events import Asked
 
 HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 
 # The page would have to execute a call without `providerExecuted`, as it answers a question.
-FRAMES = shared.table(
-    """\
+ROWS = """\
 start {"type":"start","messageId":$id,"messageMetadata":{"run_id":$newest,"thread_id":$thread_id}}
 step_start {"type":"start-step"}
 thinking {"type":"data-thinking","data":{"content":$content},"transient":true}
@@ -45,11 +44,11 @@ step_end {"type":"finish-step"}
 abort {"type":"abort"}
 done {"type":"finish","finishReason":$finish,"messageMetadata":$about}
 done [DONE]"""
-)
+FRAMES = shared.table(ROWS)
 
 FINISH = {
-    **{"completed": "stop", "interrupted": "tool-calls", "cancelled": "other"},
-    **{"length": "length", "content_filter": "content-filter"},
+    **{"completed": "stop", "length": "length", "content_filter": "content-filter"},
+    **{"interrupted": "tool-calls", "error": "error", "timeout": "error", "shutdown": "error"},
 }
 """The client's word for the reason of our ``done``, and for a model's reason to stop."""
 
@@ -82,9 +81,6 @@ def read(body: Json, asked: Sequence[str], pending: Pending) -> Asked:
                 answers[id_] = part.get("output")
             case {"state": "approval-responded", "approval": {"id": str(id_)} as approval}:
                 answers[id_] = approval
-    if not answers:
-        neither = "The last of messages has neither text of the user nor answers."
-        raise Refused("invalid_request", neither)
     return Asked(thread_id, resume=resume_of(answers, pending), context=context)
 
 
@@ -96,66 +92,61 @@ class Translator(shared.Translator):
 
     def __init__(self, run_id: str, message: Json, answers: Sequence[Any] = ()) -> None:
         super().__init__(FRAMES, answers)
-        self._newest, self._message_id = run_id, message.get("id")
-        self._finish = "stop"
-        self._in_step = self._stepped = False
-        """Whether the next part belongs to the current step; whether this run began a step."""
+        self._newest, self._message_id = run_id, message.get("id", run_id)
+        self._finish = "completed"
+        self._in_step = False
+        """Whether the next part belongs to the current step."""
         for part in objects_in(message, "parts"):
+            id_, tool = str(part.get("toolCallId")), str(part.get("type")).removeprefix("tool-")
+            self.calls[id_] = Call(id_, "ended", (tool, part.get("input")))
             match part:
-                case {"type": str(type_), "toolCallId": str(id_), "input": given}:
-                    self.calls[id_] = type_.removeprefix("tool-"), given
-                    match part.get("approval"):
-                        case {"id": approval, "approved": allowed} if approval == id_:
-                            self.asked[id_] = allowed is True
-                        case _:
-                            self.ids[id_.rstrip("+")] = id_
+                case {"state": "approval-responded", "approval": {"approved": allowed}}:
+                    self.calls[id_].state = "allowed" if allowed else "rejected"
 
     def say(self, event: Json) -> Iterator[Json]:
         match event:
             case {"type": "start"}:
-                event |= {"id": self._message_id or self.run_id, "newest": self._newest}
-            case {"type": "text_start" | "reasoning_start" | "tool_call" | "question"}:
+                event |= {"id": self._message_id, "newest": self._newest}
+            case {"type": "text_start" | "reasoning_start" | "tool_call"}:
                 yield from self._begin_step()
             case {"type": "tool_result", "status": status}:
                 self._in_step = False
                 event["type"] = "tool_result" if status == "ok" else "tool_error"
             case {"type": "final_answer" | "changed_answer"}:
-                self._finish = FINISH.get(event.get("finish_reason", "completed"), "other")
+                self._finish = event.get("finish_reason", "completed")
             case {"type": "answered", "resume": resume}:
                 yield from self._ask(resume)
-                self._in_step = self._stepped = False
+                self._in_step = False
             case {"type": "done", "reason": reason}:
-                if reason == "interrupted":
-                    yield from self._ask()
-                elif not self._stepped:
-                    # The page sends its answers again if the last step has them and nothing else.
-                    yield from self._begin_step()
+                # The page sends its answers again if the last step has them and nothing else.
+                yield from self._ask() if reason == "interrupted" else self._begin_step()
                 yield {"type": "step_end"}
                 if reason == "cancelled":
                     yield {"type": "abort"}
-                word = self._finish if reason == "completed" else FINISH.get(reason, "error")
+                word = FINISH.get(self._finish if reason == "completed" else reason, "other")
                 about = {name: event[name] for name in event if name not in ("type", "id")}
                 event |= {"finish": word, "about": about}
         yield event
 
     def _begin_step(self) -> Iterator[Json]:
         if not self._in_step:
-            self._in_step = self._stepped = True
+            self._in_step = True
             yield {"type": "step_start"}
 
     def _ask(self, *resume: Any) -> Iterator[Json]:
         """Yield what the run waits for, or waited for if ``resume`` is given, which answers it."""
         self._in_step = False  # The page answers once all of the last step has an answer.
-        for id_, value, is_call, answer in questions(self.interrupts, *resume):
-            call = (value.get("name", ""), value.get("args")) if is_call else ("interrupt", value)
-            call_id = self.open_call(call) if is_call else None
-            if not call_id:
+        for id_, value, action, answer in questions(self.interrupts, *resume):
+            call = self.find(action, "open") or Call(id_, action=action)
+            if call.state == "new":
                 yield from self._begin_step()
-                asked = {"id": id_, "tool": call[0], "input": call[1]}
-                yield {"type": "tool_call" if is_call or resume else "question", **asked}
-            if is_call and not call_id:
-                self.calls[id_], self.asked[id_] = call, answer.get("type") != "reject"
-            if is_call and not resume:
-                yield {"type": "approval", "id": call_id or id_, "question": id_}
-            elif resume and not is_call:
+                tool, given = action or ("interrupt", value)
+                asked = {"id": id_, "tool": tool, "input": given}
+                yield {"type": "tool_call" if action else "question", **asked}
+            if action and not resume:
+                yield {"type": "approval", "id": call.id, "question": id_}
+            elif action:
+                call.state = "rejected" if answer.get("type") == "reject" else "allowed"
+                self.calls[id_] = call
+            elif resume:
                 yield {"type": "tool_result", "id": id_, "result": answer}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from events import Refused
 Json = dict[str, Any]
 Pending = Mapping[str, Any] | None
 """The interrupts that a thread waits for, by id: none at a static breakpoint. None: no wait."""
+Action = tuple[Any, Any]
+"""The tool and the input of a call."""
 
 DATA = re.compile("^data: (.*)$", re.MULTILINE)
 FIELD = re.compile(r"\$(\w+)(-\w+)?")
@@ -48,40 +51,37 @@ def text_of(message: Json, name: str) -> str:
         return text
     parts = objects_in(message, name)
     for part in parts:
-        if part.get("type") != "text" or not isinstance(part.get("text"), str):
+        if not isinstance(part.get("text"), str):
             what = f"A message may have text alone; this one has {part.get('type')!r}."
             raise Refused("invalid_request", what)
     return "\n".join(part["text"] for part in parts)
 
 
-def questions(
-    interrupts: Mapping[str, Any], resume: Any = None
-) -> Iterator[tuple[str, Any, bool, Any]]:
-    """Yield an id to answer by, what is asked, whether that is a call to allow, and the answer.
+def questions(interrupts: Mapping[str, Any], resume: Any = None) -> Iterator[tuple[Any, ...]]:
+    """Yield an id to answer by, what is asked, the call to allow if it is one, and the answer.
 
     Source: LangChain, "Human-in-the-loop": an interrupt may ask to allow several calls.
     """
-    is_by_id = isinstance(resume, dict) and resume.keys() == interrupts.keys()
     for id_, value in interrupts.items():
-        answer = resume[id_] if is_by_id else resume
+        answer = resume.get(id_, resume) if isinstance(resume, dict) else resume
         calls = objects_in(value, "action_requests")
         decisions = dict(enumerate(objects_in(answer, "decisions")))
         for n, call in enumerate(calls):
-            yield f"{id_}:{n}", call, True, decisions.get(n, {})
+            yield f"{id_}:{n}", call, (call.get("name"), call.get("args")), decisions.get(n, {})
         if not calls:
-            yield id_, value, False, answer
+            yield id_, value, None, answer
 
 
 def resume_of(answers: Json, pending: Pending) -> Any:
     """Return the ``resume`` that answers all that a thread waits for. Raises Refused."""
-    if pending is None:
+    if pending is None or not (pending or answers):
         raise Refused("nothing_to_resume")
     resume: Json = {}
-    for id_, _, is_call, _ in questions(pending):
+    for id_, _, action, _ in questions(pending):
         if id_ not in answers:
             raise Refused("invalid_request", f"The interrupt {id_!r} waits for an answer.")
         match answers[id_]:
-            case answer if not is_call:
+            case answer if action is None:
                 resume[id_] = answer
                 continue
             case {"approved": True}:
@@ -94,6 +94,16 @@ def resume_of(answers: Json, pending: Pending) -> Any:
     return resume if pending else [None, *answers.values()][-1]
 
 
+@dataclass
+class Call:
+    """A tool call: ``new``; ``allowed`` or ``rejected`` before it begins; ``open``; ``ended``."""
+
+    id: str
+    """Its id in the client."""
+    state: str = "new"
+    action: Action | None = None
+
+
 class Translator:
     """Turns the frames of a turn's runs, in order from the first one, into a dialect's.
 
@@ -101,18 +111,10 @@ class Translator:
     """
 
     def __init__(self, frames: Mapping[str, str], answers: Sequence[Any]) -> None:
-        self.run_id = ""
         self.interrupts: Json = {}
-        self.calls: dict[str, tuple[str, Any]] = {}
-        """The tool and the input of each call that the client has, by its id there."""
-        self.ids: dict[str, str] = {}
-        """The id there of each call of the turn, by the id in our events."""
-        self.asked: dict[str, bool] = {}
-        """Whether a person allowed a call, by its id there, as long as it has not begun."""
-        self._again: dict[str, str] = {}
-        """Those of `ids` that this run may begin again."""
+        self.calls: dict[str, Call] = {}
+        """By our id; those that are allowed or rejected by the client's, as ours is unknown yet."""
         self._frames, self._answers = frames, [*answers]
-        self._open_calls: list[str] = []
         self._open_texts: dict[str, str] = {}
         self._texts: dict[str, list[str]] = {}
 
@@ -130,6 +132,11 @@ class Translator:
         """Yield an event of `_fold` as the table has it: with more fields, or as several."""
         raise NotImplementedError
 
+    def find(self, action: Action | None, *states: str) -> Call | None:
+        """Find the first call for this action in one of the states, tried in their order."""
+        calls = [each for each in self.calls.values() if each.action == action]
+        return next((each for state in states for each in calls if each.state == state), None)
+
     def _fold(self, event: Json) -> Iterator[Json]:
         """Yield a turn's events as those of one run, less the calls that the client has.
 
@@ -142,31 +149,37 @@ class Translator:
             yield from self._bounds(event)
         match type_:
             case "start":
-                is_later, self.run_id = self.run_id, event["run_id"]
-                self._again, self._open_calls = {**self.ids}, []
-                self.interrupts = {self.run_id: None}  # A static breakpoint brings none.
+                is_later = bool(self.interrupts)
+                self.interrupts = {event["run_id"]: None}  # A static breakpoint brings none.
                 if is_later:
                     return
             case "text_delta":
                 self._texts.setdefault(event["message_id"], []).append(event["content"])
-            case "tool_call" if self._has(ours, (event["tool"], event["input"])):
-                return
+            case "tool_call":
+                action = event["tool"], event["input"]
+                # LangChain ends the rejected calls before it begins the others.
+                waiting = self.find(action, "rejected", "allowed")
+                call = self.calls.setdefault(ours, waiting or Call(ours))
+                is_known = call.state != "new"
+                call.state, call.action = "open", action
+                if is_known:  # A run that answers begins the calls of its turn again.
+                    return
             case "tool_result" if event["status"] == "interrupted":
                 return  # It has no result yet.
             case "tool_result":
-                self._open_calls.remove(self.ids[ours])
+                self.calls[ours].state = "ended"
             case "interrupt":
                 self.interrupts = {each["id"]: each["value"] for each in event["interrupts"]}
             case "final_answer":
                 text = "".join(self._texts.get(event["message_id"], ()))
-                # Two deltas may have the halves of a surrogate pair.
-                text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-                event["type"] = "final_answer" if text == event["content"] else "changed_answer"
+                # As ASCII, a surrogate pair in two deltas equals a whole one.
+                if json.dumps(text) != json.dumps(event["content"]):
+                    event["type"] = "changed_answer"
             case "error" if self._answers:
                 return
             case "done" if self._answers:
                 event |= {"type": "answered", "resume": self._answers.pop(0)}
-        event["id"] = self.ids[ours] if ours else event.get("message_id")
+        event["id"] = self.calls[ours].id if ours else event.get("message_id")
         yield event
 
     def _bounds(self, event: Json) -> Iterator[Json]:
@@ -179,29 +192,6 @@ class Translator:
         if is_delta and event["message_id"] not in self._open_texts:
             self._open_texts[event["message_id"]] = kind
             yield {"type": f"{kind}_start", "id": event["message_id"]}
-
-    def _has(self, ours: str, call: tuple[str, Any]) -> bool:
-        """Note that a tool call begins; return whether the client has it already.
-
-        A run that answers an interrupt begins the calls of its turn again.
-        """
-        id_ = self._again.pop(ours, None)
-        if id_ is None or self.calls[id_] != call:
-            same = [each for each in self.asked if self.calls[each] == call]
-            # LangChain ends the rejected calls before it begins the others.
-            id_ = min(same, key=self.asked.__getitem__, default=None)
-        has = id_ is not None
-        id_ = id_ or ours
-        while not has and id_ in self.calls:
-            id_ += "+"  # A model may give a later call the same id.
-        self.asked.pop(id_, None)
-        self.calls[id_], self.ids[ours] = call, id_
-        self._open_calls.append(id_)
-        return has
-
-    def open_call(self, call: tuple[Any, Any]) -> str | None:
-        """Return the id of a call that has begun and has no result, if there is one."""
-        return next((each for each in self._open_calls if self.calls[each] == call), None)
 
 
 def _field(event: Json, found: re.Match[str]) -> str:

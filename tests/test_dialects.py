@@ -80,7 +80,7 @@ def said_by(translator: shared.Translator, *events: StreamEvent) -> list[Any]:
 
 
 def ai(*events: StreamEvent, message: Any = None, answers: Sequence[Any] = ()) -> list[Any]:
-    return said_by(ai_sdk.Translator("r9", message or {}, answers), *events)
+    return said_by(ai_sdk.Translator("r9", message or {"id": "r1"}, answers), *events)
 
 
 def ag(*events: StreamEvent, replay: bool = False, answers: Any = (), **fields: Any) -> list[Any]:
@@ -210,15 +210,11 @@ AI = {
             *(STEP, *piece("text", "b", id_="m2"), STEP_END, *finish("stop", "completed")),
         ],
     ),
-    "a second call with the id of one that ended": (
-        [
-            *(called("c1", n=1), result("c1", status="ok", result={"sum": 1})),
-            *(called("c1", n=1), result("c1", status="ok", result={"sum": 2}), done()),
-        ],
+    "a result at the end, which is not the last step": (
+        [called("c1", n=1), result("c1", status="ok", result={"sum": 1}), done()],
         [
             *(STEP, part("c1", "add", {"n": 1}), output("c1", {"sum": 1})),
-            *(STEP, part("c1+", "add", {"n": 1}), output("c1+", {"sum": 2})),
-            *(STEP_END, *finish("stop", "completed")),
+            *(STEP, STEP_END, *finish("stop", "completed")),
         ],
     ),
     "an answer that the graph changed": (
@@ -309,7 +305,7 @@ PAID = {"decisions": [{"type": "approve"}]}
 def test_the_runs_of_a_turn_are_replayed_as_one_message() -> None:
     assert ai(*FIRST, *SECOND, *THIRD, message={"id": "r1"}, answers=[{"i1": [0]}, PAID]) == [
         *(START, STEP, part("c1", "ask", {})),
-        *(STEP, part("i1", "interrupt", "One?"), output("i1", [0])),
+        *(STEP, question("i1", "One?"), output("i1", [0])),
         *(STEP, part("i2:0", "pay", {"to": "Ann"})),
         *(output("c1", {"n": 1}), output("i2:0", {"paid": True}), STEP, STEP_END),
         *finish("stop", "completed"),
@@ -342,16 +338,10 @@ def test_a_run_goes_on_with_the_message_that_was_answered() -> None:
 
 def test_of_two_equal_calls_the_rejected_one_gets_the_rejection() -> None:
     """LangChain ends a rejected call before it begins the allowed ones."""
-    given = {"name": "pay", "args": {"to": "Ann"}}
-    first = [start("r1"), interrupt(i1={"action_requests": [given, given]}), done("interrupted")]
-    second = [
-        *(start("r2"), called("c2", "pay", to="Ann")),
+    events = [
+        *(start(), called("c2", "pay", to="Ann")),
         *(result("c2", status="error", message="Rejected."), called("c1", "pay", to="Ann")),
         *(result("c1", status="ok", result={"paid": True}), done()),
-    ]
-    ended = [
-        {"type": "tool-output-error", "toolCallId": "i1:1", "errorText": "Rejected."},
-        output("i1:0", {"paid": True}),
     ]
     parts = [
         {
@@ -360,9 +350,10 @@ def test_of_two_equal_calls_the_rejected_one_gets_the_rejection() -> None:
         }
         for n in range(2)
     ]
-    assert ai(*second, message={"id": "mine", "parts": parts})[1:3] == ended
-    decisions = {"decisions": [{"type": "approve"}, {"type": "reject"}]}
-    assert ai(*first, *second, answers=[{"i1": decisions}])[4:6] == ended
+    assert ai(*events, message={"id": "mine", "parts": parts})[1:3] == [
+        {"type": "tool-output-error", "toolCallId": "i1:1", "errorText": "Rejected."},
+        output("i1:0", {"paid": True}),
+    ]
 
 
 def test_a_call_that_was_allowed_and_begins_twice_is_one() -> None:
@@ -374,6 +365,21 @@ def test_a_call_that_was_allowed_and_begins_twice_is_one() -> None:
     assert [each["toolCallId"] for each in chunks if "toolCallId" in each] == [
         *("i1:0", "i2", "i2", "i1:0")
     ]
+    approval = {"id": "i1:0", "approved": True}
+    part = {"type": "tool-pay", "toolCallId": "i1:0", "input": {"to": "Ann"}, "approval": approval}
+    message = {"id": "mine", "parts": [{**part, "state": "approval-responded"}]}
+    assert ai(*third, message=message)[1:2] == [output("i1:0", {"paid": True})]
+
+
+def test_an_approval_that_has_ended_is_not_that_of_a_later_call() -> None:
+    def part(id_: str, state: str) -> Any:
+        about = {"type": "tool-pay", "toolCallId": id_, "input": {"to": "Ann"}, "state": state}
+        return {**about, "approval": {"id": id_, "approved": True}}
+
+    parts = [part("i1:0", "output-available"), part("i2:0", "approval-responded")]
+    pays = [called("c2", "pay", to="Ann"), result("c2", status="ok", result={"paid": True})]
+    chunks = ai(start(), *pays, done(), message={"id": "mine", "parts": parts})
+    assert chunks[1] == output("i2:0", {"paid": True})
 
 
 def test_a_call_that_has_ended_is_not_the_one_that_is_to_be_allowed() -> None:
@@ -451,7 +457,7 @@ AG = {
             *(called("c1", n=1), called("c2")),
             StreamEvent("tool_progress", tool="add", tool_call_id="c1", content="half"),
             result("c2", status="ok", result={"sum": "é"}),
-            *(result("c1", status="cancelled", message="No."), called("c2"), done()),
+            *(result("c1", status="cancelled", message="No."), done()),
         ],
         [
             *(*tool_call("c1", "add", '{"n":1}'), *tool_call("c2", "add", "{}")),
@@ -460,7 +466,7 @@ AG = {
                 "value": {"toolCallId": "c1", "content": "half"},
             },
             *(tool_result("c2", '{"sum":"é"}'), tool_result("c1", "No.", "cancelled")),
-            *(*tool_call("c2+", "add", "{}"), finished(SUCCESS)),
+            finished(SUCCESS),
         ],
     ),
     "an answer that the graph changed": (
@@ -561,9 +567,12 @@ def test_the_run_of_an_answer_repeats_no_call_and_no_result_that_the_client_has(
     # In a new turn the same ids are those of other calls.
     new = ag(*events, messages=[*messages, {"role": "user", "id": "v", "content": "y"}])
     assert [each["toolCallId"] for each in new if each["type"] == "TOOL_CALL_START"] == [
-        "c1+",
-        "c2+",
+        *("c1*", "c2*")
     ]
+    again = {"role": "user", "id": "v", "content": "y"}
+    answer = ag(*events, messages=[*messages, again, has("c1*", "ask"), has("c2*", "add")])
+    assert [each["toolCallId"] for each in answer[1:-1]] == ["c2*", "c1*"]
+    assert [each["type"] for each in answer[1:-1]] == ["TOOL_CALL_RESULT"] * 2
 
 
 def test_a_replay_begins_with_what_the_client_had_before_the_turn() -> None:
@@ -702,8 +711,8 @@ def test_the_same_request_of_ag_ui_has_the_same_key_and_another_one_another() ->
 @pytest.mark.parametrize(
     ("body", "pending", "sentence"),
     [
-        ({"messages": []}, None, "The last of messages has neither text of the user nor answers."),
-        ({"messages": 5}, None, "The last of messages has neither text of the user nor answers."),
+        *(({"messages": messages}, None, "nothing_to_resume") for messages in ([], 5)),
+        ({"messages": [user("x"), ASSISTANT]}, {}, "nothing_to_resume"),
         (
             {"messages": [{"role": "user", "parts": [{"type": "file", "url": "x"}]}]},
             *(None, "A message may have text alone; this one has 'file'."),
@@ -737,28 +746,26 @@ def test_our_own_requests_are_not_the_ai_sdks(body: Any) -> None:
 def shown_by(events: Sequence[Event], first: bool = False) -> tuple[str, list[Any]]:
     """Return what a reader of a turn's runs sees: the text, and each call with its result.
 
-    A call that is started again may have another result then; ``first`` keeps the first one.
+    A call that is started again may have another result then; ``first`` keeps the first one. It has
+    the same id, and no other call of the turn has it.
     """
     said = "".join(event["content"] for event in events if event["type"] == "text_delta")
-    calls: list[Any] = []
-    earlier: list[Any] = []
+    calls: dict[str, Any] = {}
+    begun: set[str] = set()
     for event in events:
-        if event["type"] == "start":
-            earlier = [*calls]
-        elif event["type"] == "tool_call":
-            call = [event["tool_call_id"], event["tool"], event["input"]]
-            # A run that answers an interrupt starts the calls of its turn again.
-            same = [each for each in earlier if each[0] == call[0]]
-            earlier = [each for each in earlier if each[0] != call[0]]
-            again = bool(same) and same[-1][:3] == call
-            if again:
-                calls.remove(same[-1])
-            calls.append(same[-1] if again else [*call, None])
-        elif event["type"] == "tool_result" and event["status"] != "interrupted":
-            row = next(each for each in reversed(calls) if each[0] == event["tool_call_id"])
-            if row[3] is None or not first:
-                row[3] = event["result"] if event["status"] == "ok" else event["message"]
-    return whole(said), sorted((each[1:] for each in calls), key=str)
+        match event:
+            case {"type": "start"}:
+                begun.clear()
+            case {"type": "tool_call", "tool_call_id": id_, "tool": tool, "input": given}:
+                assert id_ not in begun
+                begun.add(id_)
+                row = calls.setdefault(id_, [tool, given, None])
+                assert row[:2] == [tool, given]
+            case {"type": "tool_result", "tool_call_id": id_, "status": status}:
+                row = calls[id_]
+                if status != "interrupted" and (row[2] is None or not first):
+                    row[2] = event["result"] if status == "ok" else event["message"]
+    return whole(said), sorted(calls.values(), key=str)
 
 
 def folded_ai(chunks: Sequence[Any]) -> tuple[str, list[Any]]:
