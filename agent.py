@@ -25,7 +25,7 @@ from graphs import messages
 from graphs.document import document
 from graphs.failures import FAILURES, EmptyAnswer, Failure
 from graphs.load import Graph, as_graph, read_context
-from graphs.messages import Usage
+from graphs.messages import QUESTION, Usage
 from graphs.watch import HIDDEN, MODEL_CALL, Watch
 from threads import repair
 from threads.memory import MAY_WRITE, Memory
@@ -34,9 +34,6 @@ JAPANESE = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 """Kana or kanji: then the question is in Japanese, and so is the first event."""
 
 TOOL_FAILED = "The tool failed."
-
-QUESTION = "question-"
-"""How the ids of users' messages begin: a graph may add messages of the same type."""
 
 
 # ------------------------------------------------------------------------------ agents and turns

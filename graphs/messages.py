@@ -19,6 +19,9 @@ USAGE = ("input_tokens", "output_tokens", "total_tokens")
 
 Usage = dict[str, int]
 
+QUESTION = "question-"
+"""How the ids of users' messages begin: a graph may add messages of the same type."""
+
 STATUS = "closed_as"
 """The key in a tool message's additional_kwargs for the status of a call that a repair closed."""
 

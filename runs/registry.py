@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
-from agent import QUESTION, Agent
+from agent import Agent
 from events import Asked, EventLog, Refused, Unavailable, thread_name
+from graphs.messages import QUESTION
 from runs.run import STOP_S, AnyRun, Limits, Run
 
 CLAIM_POLL_S = 0.02

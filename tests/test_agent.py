@@ -561,14 +561,23 @@ async def test_an_interrupt_in_a_tool_closes_the_call_and_starts_it_again(start:
 
 async def test_no_two_calls_of_a_turn_have_the_same_id(start: Start) -> None:
     asks = call("approve", '{"what": "delete"}', "c1")
-    script = [call("add", '{"a": 1, "b": 2}', "c1"), asks, asks, ["done"]]
-    server = await start(scripted_agent(script, [add, approve]))
+    adds = call("add", '{"a": 1, "b": 2}', "c1")
+    server = await start(
+        scripted_agent([adds, asks, asks, ["done"], adds, ["done"]], [add, approve])
+    )
     first = await server.run("go", thread_id="t")
     second = await server.run(resume="yes", thread_id="t")
     third = await server.run(resume="yes", thread_id="t")
     ids = [[e["tool_call_id"] for e in of(run, "tool_call")] for run in (first, second, third)]
     # A call that starts again keeps its id.
     assert ids == [["c1", "c1+"], ["c1+", "c1++"], ["c1++"]]
+    await server.run("again", thread_id="t")
+    _, thread = await server.call("GET", "/api/threads/t")
+    messages = thread["messages"]
+    asked = [c["tool_call_id"] for m in messages for c in m.get("tool_calls", ())]
+    results = [(m["tool"], m["tool_call_id"]) for m in messages if m["role"] == "tool"]
+    assert asked == ["c1", "c1+", "c1++", "c1"]
+    assert results == [("add", "c1"), ("approve", "c1+"), ("approve", "c1++"), ("add", "c1")]
 
 
 async def test_a_stopped_call_does_not_get_the_result_of_an_earlier_one(start: Start) -> None:
