@@ -7,12 +7,15 @@ frame that of `events`.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 if __name__ == "__main__":
-    # Until `serve` listens to it, Ctrl-C ends the process without a traceback of the imports below.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # During the start no run has begun, so SIGTERM and Ctrl-C end the process at once. Not by
+    # SIG_DFL: with it the first process of a container ignores SIGTERM.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
 if sys.version_info < (3, 11):
     sys.exit("This server needs Python 3.11 or newer; this is " + sys.version.split()[0] + ".")
 
@@ -20,7 +23,6 @@ import asyncio
 import gc
 import importlib
 import logging
-import os
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
