@@ -23,20 +23,20 @@ port ポート, setting configuration 設定, test pytest テスト, run 実行,
 file ファイル, start install launch 起動 インストール, stop cancel abort quit 止め 停止 中止,
 timeout タイムアウト, error failure エラー, heartbeat ハートビート, graph グラフ, model llm claude
 gemini モデル, agent エージェント, resume reconnect disconnect connection dropped continue wifi 再開
-再接続 途中, proxy nginx caddy balancer プロキシ, container docker deploy コンテナ デプロイ, image
-pdf upload 画像, server replica copies サーバ 複数, measurement fast speed performance 速 性能, byte
-big large size, example 例, tool ツール, database データベース, licence license free commercially
-ライセンス 無料, code コード, request api リクエスト, document docs documentation 文書, thread
-conversation history 会話 履歴, keep kept store save 保存, delete forget 削除, token password login
-authentication 認証, page browser ページ
+再接続 切断 途中, proxy nginx caddy balancer プロキシ, container docker deploy コンテナ デプロイ,
+image pdf upload 画像, server replica copies サーバ 複数, measurement fast speed performance 速
+性能, byte big large size, example 例, tool ツール, database データベース, licence license free
+commercially ライセンス 無料, code コード, request api リクエスト, document docs documentation 文書,
+thread conversation history 会話 履歴, keep kept store save 保存, delete forget 削除, token password
+login authentication 認証, key キー, page browser ページ
 """
 # These words say that something is asked, not what is asked for.
 QUESTION_WORDS = """
 a about all already an and another answer any app are as at be behind can change could did do does
-explain find for from get give happen has have how i if in instead into is it its know like make
-many me mean middle my need of on one or our own please see set setting should show some something
-still tell than that the there this three through to two use using version want was we what when
-where which who why will with work would you your 方法 必要 場合 種類 自分 説明 一覧 追加
+explain find for from get give happen has have how i if in instead into is it its know like list
+make many me mean middle my need of on one or our own please see set setting should show some
+something still tell than that the there this three through to two use using version want was we
+what when where which who why will with work would you your 方法 必要 場合 種類 自分 説明 一覧 追加
 """
 # Hiragana are left out: Japanese writes its grammar in them. A run of kanji may be several words,
 # so it is compared by its pairs.

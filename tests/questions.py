@@ -136,5 +136,10 @@ ok, cool                                | (fine) |
 continue                                | (fine) |
 さようなら                              | (fine) |
 How do I bake bread?                    | (none) |
+list all settings                       | settings | --help
+Do I need an API key?                   | settings | OPENAI_API_KEY
+APIキーは必要ですか                     | settings | OPENAI_API_KEY
+接続が切断されたらどうなりますか        | resume/settings/protocol |
+切断されたらどうなりますか              | resume/settings/protocol |
 """
 MORE = [[cell.strip() for cell in row.split("|")] for row in MORE_TABLE.strip().split("\n")]

@@ -131,6 +131,7 @@ What's the time in Tokyo right now? → current_time Asia/Tokyo | what time is i
 今何時 → current_time UTC | What time is it in tokyo → current_time Asia/Tokyo
 東京の時刻は? → current_time Asia/Tokyo | アトランティスの時刻は? → current_time UTC
 東京はいま何時？ → current_time Asia/Tokyo | what's the date today? → current_time UTC
+What day is it today? → current_time UTC | 今日は何日ですか → current_time UTC
 time in London and New York → current_time Europe/London; current_time America/New_York
 time in Lisbon, Oslo → current_time Europe/Lisbon; current_time Europe/Oslo
 6 * 7, and the time? → calculate 6 * 7; current_time UTC
