@@ -105,10 +105,10 @@ REWRITES = {
     rf"\bdouble (that|it|{NUMBER})": r"\1 * 2",
     rf"\badd {NUMBER} (?:and|to) (?=\d)": r"\1 + ",
     r"[をの](\d+)倍": r" * \1",
-    r"(?:\bplus|たす) ?(?=\d)": "+ ",
-    r"(?:\bminus|ひく) ?(?=\d)": "- ",
-    r"(?:\btimes |\bx |(?<=\d)x|かける ?)(?=\d)": "* ",
-    r"(?:\bdivided by|わる) ?(?=\d)": "/ ",
+    r"(?:\bplus|たす|足す) ?(?=\d)": "+ ",
+    r"(?:\bminus|ひく|引く) ?(?=\d)": "- ",
+    r"(?:\btimes |\bx |(?<=\d)x|かける ?|掛ける ?)(?=\d)": "* ",
+    r"(?:\bdivided by|わる|割る) ?(?=\d)": "/ ",
     r"\bwait (?:for )?an? (?=sec|min|hour)": "wait 1 ",
     r"(\d{1,6}(?:秒|分|時間)).{0,2}待": r" wait \1 ",
     r"\^": "**",
@@ -127,8 +127,8 @@ UNITS = {"": 1, "秒": 1, "min": 60, "分": 60, "hour": 3600, "時間": 3600, "d
 UNITS |= {"week": 7 * 86400, "month": 30 * 86400, "year": 365 * 86400}
 WAIT = re.compile(rf"\bwait (?:for )?(\d{{1,6}}(?:\.\d+)?) ?({'|'.join(list(UNITS)[1:])}|)")
 TIME = re.compile(
-    r"\b(?:what|current) (?:time|date|day)\b|\btime in\b"
-    r"|\bthe (?:time|date)(?: today|,? please)?\W*\Z|何[時日](?!間)|時刻"
+    r"\b(?:what|current) (?:time|date)\b|\btime in\b|\bthe (?:time|date)(?: today|,? please)?\W*\Z"
+    r"|\bwhat day is (?:it|today)\b|今日は?何日|何時(?!間)|時刻"
 )
 # The other cities are those of the time zones' names.
 CITIES = {"東京": "Asia/Tokyo", "ロンドン": "Europe/London", "ニューヨーク": "America/New_York"}

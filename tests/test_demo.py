@@ -132,6 +132,8 @@ What's the time in Tokyo right now? → current_time Asia/Tokyo | what time is i
 東京の時刻は? → current_time Asia/Tokyo | アトランティスの時刻は? → current_time UTC
 東京はいま何時？ → current_time Asia/Tokyo | what's the date today? → current_time UTC
 What day is it today? → current_time UTC | 今日は何日ですか → current_time UTC
+100割る7は? → calculate 100/ 7
+8掛ける7 → calculate 8* 7 | 8引く3 → calculate 8- 3 | 8足す3 → calculate 8+ 3
 time in London and New York → current_time Europe/London; current_time America/New_York
 time in Lisbon, Oslo → current_time Europe/Lisbon; current_time Europe/Oslo
 6 * 7, and the time? → calculate 6 * 7; current_time UTC
@@ -148,7 +150,7 @@ Wait 8 seconds, then tell me → wait 8.0 | wait 3 seconds and 1 + 1 → wait 3.
 SEARCHES = """
 how do I deploy? | What is the run time limit? | what is the time limit? | why not 1 +
 何時間かかりますか | HTTP/2 or UTF-8 | how long does Python 3.11.2 last | open 10:30-11:00
-how do I write a graph?
+how do I write a graph? | on what day was it released | 何日かかりますか
 """
 
 
