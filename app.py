@@ -170,9 +170,12 @@ def create_app(settings: Settings, agent: Agent | None = None) -> web.Applicatio
 async def keep_runs(app: web.Application, agent: Agent | None) -> AsyncIterator[None]:
     """Begin to open the runs; at the end close what was opened, after the last run."""
     async with AsyncExitStack() as engines:
-        app[OPENING] = asyncio.create_task(open_runs(app[SETTINGS], agent, engines))
+        opening = app[OPENING] = asyncio.create_task(open_runs(app[SETTINGS], agent, engines))
         yield
-        await (await app[OPENING]).drain(0)
+        if opening.cancel():  # The address cannot be used, so nobody waits for them.
+            await asyncio.wait({opening})
+        else:
+            await (await opening).drain(0)
 
 
 async def open_runs(settings: Settings, agent: Agent | None, engines: AsyncExitStack) -> Registry:

@@ -240,6 +240,26 @@ def test_a_bad_setting_stops_the_start_with_one_line(environ: dict[str, str], wo
     assert done.stdout == ""
 
 
+def test_a_port_in_use_stops_the_start_before_the_agent_is_there(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import asyncio\n\nasync def graph():\n    await asyncio.Event().wait()\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "app.py")],
+            cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PORT": port, "AGENT": "endless:graph"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("HOST and PORT want an address that is free here")
+    assert done.stderr.count("\n") == 1
+
+
 def test_help_lists_every_setting() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "app.py"), "--help"],
