@@ -104,8 +104,9 @@ BLOCK = re.compile(
 )
 TABLE = re.compile(r"\|.*\n\|[-:| ]+\n")
 PICTURE_OR_HTML = ("![", "[![", "<")
-# A long text is cut after a hundred words. Inline code counts as one letter, so it is never cut.
-PIECE = re.compile(r"(?:(?:`[^`]{0,200}`|\S){1,60}\s*){1,100}")
+# A long text is cut after a hundred words, or as many Japanese letters. Inline code counts as one
+# letter, so it is never cut.
+PIECE = re.compile(r"(?:(?:(?:`[^`]{0,200}`|[^\s\u3000-\u9fff]){1,60}|\S)\s*){1,100}")
 
 
 def read_passages(root: Path) -> list[Passage]:

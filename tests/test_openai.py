@@ -633,12 +633,13 @@ async def proxy(caplog: pytest.LogCaptureFixture) -> AsyncIterator[tuple[Proxy, 
     assert [r for r in caplog.get_records("call") if r.levelname == "WARNING"] == []
 
 
+@pytest.mark.parametrize("scheme", ["http://", ""])
 @pytest.mark.parametrize("name", ["OPENAI_PROXY", "HTTP_PROXY", "ALL_PROXY"])
 async def test_the_model_is_asked_through_the_proxy(
-    proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch, name: str
+    proxy: tuple[Proxy, str], monkeypatch: pytest.MonkeyPatch, name: str, scheme: str
 ) -> None:
     recorder, address = proxy
-    monkeypatch.setenv(name, f"http://{address}")
+    monkeypatch.setenv(name, f"{scheme}{address}")
     graph = graph_of(Upstream("http://model.example/v1"))
     assert (await ask(graph))[-1].text == "Fine."
     assert recorder.lines == ["POST http://model.example/v1/chat/completions HTTP/1.1"]

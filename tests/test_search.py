@@ -191,7 +191,7 @@ def test_a_long_text_is_not_cut_in_inline_code(tmp_path: Path) -> None:
 
 def test_a_text_without_any_border_is_still_quoted(tmp_path: Path) -> None:
     quoted = first_quotation(tmp_path, "# A\n\n" + "無" * 100_000, "無無")
-    assert 600 <= len(quoted) <= 6_010
+    assert 600 <= len(quoted) <= MAX_PASSAGE_CHARS
 
 
 @pytest.mark.parametrize(
