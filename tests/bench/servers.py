@@ -214,8 +214,11 @@ def running(server: Server, model: str = "scripted") -> Iterator[Process]:
         environ |= {"REDIS_URL": REDIS_URL} if server.redis else {}
     elif model == "upstream":
         environ |= {"BENCH_UPSTREAM": UPSTREAM}
-    if listens(PORT):
-        raise RuntimeError(f"another server is at port {PORT}")
+    ends = time.monotonic() + START_S
+    while listens(PORT):  # A child of the server before may take a moment to end.
+        if time.monotonic() > ends:
+            raise RuntimeError(f"another server is at port {PORT}")
+        time.sleep(0.01)  # Nothing else tells.
     with ExitStack() as stack:
         if server.redis:
             stack.enter_context(running_redis())
