@@ -6,7 +6,6 @@ length. Nothing in here knows events or runs.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -95,15 +94,6 @@ class Memory(InMemorySaver):
     def put_writes(self, config: RunnableConfig, *written: Any) -> None:
         if _may_write(config):
             super().put_writes(config, *written)
-
-    async def aput_writes(self, config: RunnableConfig, *written: Any) -> None:
-        self.put_writes(config, *written)
-
-    # LangGraph asks for this method's signature in each run. To have it ready saves 2 % of the time
-    # to the first token.
-    aput_writes.__signature__ = inspect.signature(  # type: ignore[attr-defined]
-        InMemorySaver.aput_writes
-    )
 
     def delete_thread(self, thread_id: str) -> None:
         self._idle.pop(thread_id, None)
