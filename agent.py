@@ -293,7 +293,8 @@ class _Call:
     tool: str
     input: dict[str, Any]
     wire_id: str
-    """The id that clients see: no other call of the turn has it, and a later run uses it again."""
+    """The id that clients see. No other call of the turn has it. If a later run starts the call
+    again, the call keeps it."""
     state: str = "asked"
     output: ToolMessage | None = None
     """What the tool returned."""
@@ -325,7 +326,8 @@ class Translator:
         """The ids of the messages whose tool calls are noted."""
         self._interrupts: dict[str, Any] = {}
         questions = (n for n, m in enumerate(history) if (m.id or "").startswith(QUESTION))
-        # Earlier runs sent these events. A resume starts or rejects the calls without a result.
+        # Note the turn's calls. Earlier runs have sent these events. This run starts or rejects
+        # the calls that have no result yet.
         list(self._results((), history[max(questions, default=0) :]))
         self.shown = False
         """Whether there is anything to show: reasoning, a tool call, or text that is not blank."""

@@ -31,7 +31,7 @@ def openai_model(api_key: str, base_url: str, model: str) -> BaseChatModel:
     three times.
     """
     proxy = os.environ.get("OPENAI_PROXY") or None
-    if proxy and "://" not in proxy:  # HTTPS_PROXY, too, needs no scheme.
+    if proxy and "://" not in proxy:  # It may lack the scheme, as HTTPS_PROXY may.
         proxy = f"http://{proxy}"
     try:
         # With it, a token takes 80 µs in place of 130.

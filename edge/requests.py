@@ -79,12 +79,12 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if check_access(request):
             return web.Response(status=204, headers=PREFLIGHT)
         if request.path.startswith(("/api/", "/healthz")):
-            # Shielded: a client that leaves meanwhile must not cancel it.
+            # Shielded, so that a client that leaves does not cancel the start.
             request[RUNS] = await asyncio.shield(request.app[OPENING])
         return await handler(request)
     except Refused as refused:
         return refuse(request, refused)
-    except (Unavailable, SettingError):  # With the latter the server ends before it has begun.
+    except (Unavailable, SettingError):  # SettingError: the start has failed, the server ends.
         return refuse(request, Refused("unavailable"))
     except web.HTTPException as error:
         if error.status not in HTTP_CODES:

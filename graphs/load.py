@@ -67,7 +67,8 @@ def _hidden() -> list[str]:
 async def make(found: Any, spec: str) -> Runnable[Any, Any]:
     """Return the Runnable: what was found, or what it returns if it is a function.
 
-    Called where the event loop runs, since some checkpointers are made there. Raises SettingError.
+    The event loop has to run, since some checkpointers cannot be made without it. Raises
+    SettingError.
     """
     try:
         if callable(found) and not isinstance(found, Runnable | StateGraph):

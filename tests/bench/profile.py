@@ -109,7 +109,7 @@ def sampled(work: Callable[[Process], Result]) -> tuple[Result, list[Sample]]:
             result = work(process)
             process.signal(signal.SIGUSR1)
             while not path.exists():
-                time.sleep(0.1)  # The sampler writes it; nothing else tells.
+                time.sleep(0.1)  # The sampler gives no other sign that the file is whole.
         return result, json.loads(path.read_text())
 
 
@@ -333,7 +333,7 @@ def imported_us(path: str) -> Counter[str]:
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         while not answers(f"http://127.0.0.1:{PORT}{path}"):
-            time.sleep(0.002)  # Nothing else tells that it listens.
+            time.sleep(0.002)  # The server gives no other sign that it listens.
         process.kill()
         process.wait()
         log.seek(0)
